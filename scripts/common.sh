@@ -23,11 +23,12 @@ step() {
     say "$step_title (about $step_min min; log: $step_log)"
     "$@" >"$step_log" 2>&1 </dev/null &
     step_pid=$!
-    step_t0=$(date +%s)
+    step_t0=$(date +%s) step_next=20
     while kill -0 $step_pid 2>/dev/null; do
         sleep 1
         step_t=$(($(date +%s) - step_t0))
-        if [ $((step_t % 20)) = 19 ]; then
+        if [ $step_t -ge $step_next ]; then
+            step_next=$((step_t + 20))
             say "  ... ${step_t}s: $(tail -n 1 "$step_log" | tr -d '\r' | cut -c -90)"
         fi
     done
