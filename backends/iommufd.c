@@ -1,0 +1,352 @@
+/*
+ * The iommufd object: QEMU's handle on /dev/iommu
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Owns: the iommufd descriptor, from completion of the object to its
+ * finalization.  Without fd= it opens /dev/iommu; with fd= it takes over the
+ * descriptor: a name that QMP getfd gave (monitor_fd_param() then drops the
+ * name) or the number of one that QEMU inherited.  Other processes may hold
+ * duplicates, so nothing here assumes to be the last holder, re-opens by path,
+ * or changes options that the manager may have set.
+ * Borrows: nothing.  Knows nothing of VFIO, guest memory or KVM.
+ *
+ * Invariants: fd >= 0 exactly while the object is complete; every user holds a
+ * reference, so finalization happens without users; kernel objects are freed
+ * by whoever allocated them, and by the kernel when the descriptor's last
+ * holder is gone.  The type can be created only with the kernel's help, but
+ * the class itself needs neither /dev/iommu nor privileges (-machine none).
+ */
+
+#include "qemu/osdep.h"
+#include <sys/ioctl.h>
+#include <linux/iommufd.h>
+
+#include "sysemu/iommufd.h"
+#include "qapi/error.h"
+#include "qemu/ctype.h"
+#include "qemu/error-report.h"
+#include "qemu/module.h"
+#include "qom/object_interfaces.h"
+#include "monitor/monitor.h"
+#include "trace.h"
+
+#define IOMMUFD_NODE "/dev/iommu"
+
+void iommufd_backend_get(IOMMUFDBackend *be, IOMMUFDUser *user,
+                         const char *name)
+{
+    object_ref(OBJECT(be));
+    user->name = g_strdup(name);
+    QLIST_INSERT_HEAD(&be->users, user, next);
+    trace_iommufd_backend_get(be->fd, name);
+}
+
+void iommufd_backend_put(IOMMUFDBackend *be, IOMMUFDUser *user)
+{
+    trace_iommufd_backend_put(be->fd, user->name);
+    QLIST_REMOVE(user, next);
+    g_free(user->name);
+    object_unref(OBJECT(be));
+}
+
+void iommufd_backend_destroy_id(IOMMUFDBackend *be, uint32_t id)
+{
+    struct iommu_destroy destroy = {
+        .size = sizeof(destroy),
+        .id = id,
+    };
+    int ret = ioctl(be->fd, IOMMU_DESTROY, &destroy) ? -errno : 0;
+
+    trace_iommufd_backend_destroy_id(be->fd, id, ret);
+    if (ret) {
+        warn_report("iommufd: IOMMU_DESTROY of object %" PRIu32 " failed: %s; "
+                    "it stays until the descriptor is closed",
+                    id, strerror(-ret));
+    }
+}
+
+int iommufd_backend_alloc_ioas(IOMMUFDBackend *be, uint32_t *ioas_id)
+{
+    struct iommu_ioas_alloc alloc = {
+        .size = sizeof(alloc),
+    };
+    int ret = ioctl(be->fd, IOMMU_IOAS_ALLOC, &alloc) ? -errno : 0;
+
+    *ioas_id = alloc.out_ioas_id;
+    trace_iommufd_backend_alloc_ioas(be->fd, *ioas_id, ret);
+    return ret;
+}
+
+int iommufd_backend_iova_ranges(IOMMUFDBackend *be, uint32_t ioas_id,
+                                IOMMUFDRange **ranges, uint32_t *nr,
+                                uint64_t *alignment)
+{
+    g_autofree struct iommu_iova_range *buf = NULL;
+    struct iommu_ioas_iova_ranges query = {
+        .size = sizeof(query),
+        .ioas_id = ioas_id,
+    };
+    uint32_t i, room;
+    int ret;
+
+    do {
+        /* Another attach may add ranges between two calls: ask until it fits */
+        room = query.num_iovas;
+        buf = g_renew(struct iommu_iova_range, buf, room);
+        query.allowed_iovas = (uintptr_t)buf;
+        ret = ioctl(be->fd, IOMMU_IOAS_IOVA_RANGES, &query) ? -errno : 0;
+    } while (ret == -EMSGSIZE && query.num_iovas > room);
+
+    trace_iommufd_backend_iova_ranges(be->fd, ioas_id, query.num_iovas,
+                                      query.out_iova_alignment, ret);
+    if (ret) {
+        return ret;
+    }
+
+    *ranges = g_new(IOMMUFDRange, query.num_iovas);
+    *nr = query.num_iovas;
+    *alignment = query.out_iova_alignment;
+    for (i = 0; i < *nr; i++) {
+        (*ranges)[i] = (IOMMUFDRange) { buf[i].start, buf[i].last };
+    }
+    return 0;
+}
+
+int iommufd_backend_map_dma(IOMMUFDBackend *be, uint32_t ioas_id,
+                            uint64_t iova, uint64_t size, void *vaddr,
+                            bool readonly)
+{
+    struct iommu_ioas_map map = {
+        .size = sizeof(map),
+        .flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE |
+                 (readonly ? 0 : IOMMU_IOAS_MAP_WRITEABLE),
+        .ioas_id = ioas_id,
+        .user_va = (uintptr_t)vaddr,
+        .length = size,
+        .iova = iova,
+    };
+    int ret = ioctl(be->fd, IOMMU_IOAS_MAP, &map) ? -errno : 0;
+
+    trace_iommufd_backend_map_dma(be->fd, ioas_id, iova, size, vaddr, readonly,
+                                  ret);
+    return ret;
+}
+
+int iommufd_backend_unmap_dma(IOMMUFDBackend *be, uint32_t ioas_id,
+                              uint64_t iova, uint64_t last)
+{
+    struct iommu_ioas_unmap unmap = {
+        .size = sizeof(unmap),
+        .ioas_id = ioas_id,
+        .iova = iova,
+        /* all of 2^64 is spelled UINT64_MAX */
+        .length = last - iova == UINT64_MAX ? UINT64_MAX : last - iova + 1,
+    };
+    int ret = ioctl(be->fd, IOMMU_IOAS_UNMAP, &unmap) ? -errno : 0;
+
+    trace_iommufd_backend_unmap_dma(be->fd, ioas_id, iova, last, ret);
+    return ret;
+}
+
+int iommufd_backend_get_hw_info(IOMMUFDBackend *be, uint32_t devid,
+                                uint64_t *caps)
+{
+    struct iommu_hw_info info = {
+        .size = sizeof(info),
+        .dev_id = devid,
+    };
+    int ret = ioctl(be->fd, IOMMU_GET_HW_INFO, &info) ? -errno : 0;
+
+    *caps = info.out_capabilities;
+    trace_iommufd_backend_get_hw_info(be->fd, devid, info.out_data_type, *caps,
+                                      ret);
+    return ret;
+}
+
+int iommufd_backend_alloc_hwpt(IOMMUFDBackend *be, uint32_t devid,
+                               uint32_t ioas_id, uint32_t flags,
+                               uint32_t *hwpt_id)
+{
+    struct iommu_hwpt_alloc alloc = {
+        .size = sizeof(alloc),
+        .flags = flags,
+        .dev_id = devid,
+        .pt_id = ioas_id,
+        .data_type = IOMMU_HWPT_DATA_NONE,
+    };
+    int ret = ioctl(be->fd, IOMMU_HWPT_ALLOC, &alloc) ? -errno : 0;
+
+    *hwpt_id = alloc.out_hwpt_id;
+    trace_iommufd_backend_alloc_hwpt(be->fd, devid, ioas_id, flags, *hwpt_id,
+                                     ret);
+    return ret;
+}
+
+/* The object */
+
+static bool iommufd_backend_open(IOMMUFDBackend *be, Error **errp)
+{
+    int fd = qemu_open_old(IOMMUFD_NODE, O_RDWR);
+
+    if (fd >= 0) {
+        be->fd = fd;
+        return true;
+    }
+
+    switch (errno) {
+    case ENOENT:
+    case ENODEV:
+    case ENXIO:
+        error_setg(errp, "cannot open " IOMMUFD_NODE ": %s: this needs a "
+                   "kernel with CONFIG_IOMMUFD (load module iommufd), and the "
+                   "node in QEMU's /dev", strerror(errno));
+        break;
+    case EACCES:
+    case EPERM:
+        error_setg(errp, "cannot open " IOMMUFD_NODE ": %s: give QEMU's user "
+                   "read and write access to it, or pass a descriptor by fd=",
+                   strerror(errno));
+        break;
+    default:
+        error_setg_errno(errp, errno, "cannot open " IOMMUFD_NODE);
+    }
+    return false;
+}
+
+/*
+ * What a descriptor is decides, not what the user says of it.  Reading the
+ * accounting mode changes nothing and only an iommufd answers it (Linux 6.2).
+ */
+static bool iommufd_backend_is_iommufd(int fd)
+{
+    struct iommu_option option = {
+        .size = sizeof(option),
+        .option_id = IOMMU_OPTION_RLIMIT_MODE,
+        .op = IOMMU_OPTION_OP_GET,
+    };
+    struct stat st;
+
+    return !fstat(fd, &st) && S_ISCHR(st.st_mode) &&
+           !ioctl(fd, IOMMU_OPTION, &option);
+}
+
+static bool iommufd_backend_adopt(IOMMUFDBackend *be, Error **errp)
+{
+    bool by_number = qemu_isdigit(be->fd_param[0]);
+    int fd = monitor_fd_param(monitor_cur(), be->fd_param, errp);
+    g_autofree char *link = NULL;
+    g_autofree char *what = NULL;
+
+    if (fd < 0) {
+        return false;
+    }
+    if (iommufd_backend_is_iommufd(fd)) {
+        be->fd = fd;
+        return true;
+    }
+
+    link = g_strdup_printf("/proc/self/fd/%d", fd);
+    what = g_file_read_link(link, NULL);
+    error_setg(errp, "fd '%s' is %s, not an iommufd: pass a descriptor of "
+               IOMMUFD_NODE, be->fd_param, what ? what : "not open");
+    if (!by_number) {
+        close(fd);              /* getfd's: its name is gone, it is ours */
+    }
+    return false;
+}
+
+static void iommufd_backend_complete(UserCreatable *uc, Error **errp)
+{
+    ERRP_GUARD();
+    IOMMUFDBackend *be = IOMMUFD_BACKEND(uc);
+    bool ok = be->fd_param ? iommufd_backend_adopt(be, errp)
+                           : iommufd_backend_open(be, errp);
+
+    if (!ok) {
+        error_prepend(errp, "iommufd: ");
+        return;
+    }
+    trace_iommufd_backend_complete(be->fd, be->fd_param ?: IOMMUFD_NODE);
+}
+
+static bool iommufd_backend_can_be_deleted(UserCreatable *uc)
+{
+    return QLIST_EMPTY(&IOMMUFD_BACKEND(uc)->users);
+}
+
+static const char *iommufd_backend_in_use_by(UserCreatable *uc)
+{
+    return QLIST_FIRST(&IOMMUFD_BACKEND(uc)->users)->name;
+}
+
+static char *iommufd_backend_get_fd(Object *obj, Error **errp)
+{
+    return g_strdup(IOMMUFD_BACKEND(obj)->fd_param);
+}
+
+static void iommufd_backend_set_fd(Object *obj, const char *str, Error **errp)
+{
+    IOMMUFDBackend *be = IOMMUFD_BACKEND(obj);
+
+    if (be->fd >= 0) {
+        error_setg(errp, "fd cannot be changed once the object exists");
+        return;
+    }
+    g_free(be->fd_param);
+    be->fd_param = g_strdup(str);
+}
+
+static void iommufd_backend_init(Object *obj)
+{
+    IOMMUFDBackend *be = IOMMUFD_BACKEND(obj);
+
+    be->fd = -1;
+    QLIST_INIT(&be->users);
+}
+
+static void iommufd_backend_finalize(Object *obj)
+{
+    IOMMUFDBackend *be = IOMMUFD_BACKEND(obj);
+
+    if (be->fd >= 0) {
+        trace_iommufd_backend_close(be->fd);
+        close(be->fd);
+    }
+    g_free(be->fd_param);
+}
+
+static void iommufd_backend_class_init(ObjectClass *oc, void *data)
+{
+    UserCreatableClass *ucc = USER_CREATABLE_CLASS(oc);
+
+    ucc->complete = iommufd_backend_complete;
+    ucc->can_be_deleted = iommufd_backend_can_be_deleted;
+    ucc->in_use_by = iommufd_backend_in_use_by;
+
+    object_class_property_add_str(oc, "fd", iommufd_backend_get_fd,
+                                  iommufd_backend_set_fd);
+    object_class_property_set_description(oc, "fd",
+        "an open " IOMMUFD_NODE ": the number of an inherited descriptor or a "
+        "name given by getfd (default: open " IOMMUFD_NODE ")");
+}
+
+static const TypeInfo iommufd_backend_info = {
+    .name = TYPE_IOMMUFD_BACKEND,
+    .parent = TYPE_OBJECT,
+    .instance_size = sizeof(IOMMUFDBackend),
+    .instance_init = iommufd_backend_init,
+    .instance_finalize = iommufd_backend_finalize,
+    .class_init = iommufd_backend_class_init,
+    .interfaces = (InterfaceInfo[]) {
+        { TYPE_USER_CREATABLE },
+        { }
+    },
+};
+
+static void register_types(void)
+{
+    type_register_static(&iommufd_backend_info);
+}
+
+type_init(register_types);

@@ -1,0 +1,220 @@
+/*
+ * Device side of VFIO over iommufd: from a sysfs path to a cdev node
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Owns nothing; reads sysfs and, to explain a failure, /proc.  A device that
+ * is bound to a vfio driver has a directory vfio-dev/vfioN in sysfs (Linux
+ * 6.1); its file `dev` has major:minor of the cdev, and exists only with
+ * CONFIG_VFIO_DEVICE_CDEV (6.6) and for devices with an IOMMU.  The node is
+ * /dev/vfio/devices/vfioN; a container may have the sysfs entry but no node.
+ */
+
+#include "qemu/osdep.h"
+#include <sys/sysmacros.h>
+
+#include "cdev.h"
+#include "qapi/error.h"
+
+/* Base name of the link @sysfsdev/@link, NULL if there is none */
+static char *vfio_cdev_link(const char *sysfsdev, const char *link)
+{
+    g_autofree char *path = g_build_filename(sysfsdev, link, NULL);
+    g_autofree char *target = g_file_read_link(path, NULL);
+
+    return target ? g_path_get_basename(target) : NULL;
+}
+
+bool vfio_cdev_is_mdev(const char *sysfsdev)
+{
+    g_autofree char *subsystem = vfio_cdev_link(sysfsdev, "subsystem");
+
+    return !g_strcmp0(subsystem, "mdev");
+}
+
+static bool vfio_cdev_is_noiommu(const char *sysfsdev)
+{
+    g_autofree char *path = g_build_filename(sysfsdev, "iommu_group", "name",
+                                             NULL);
+    g_autofree char *name = NULL;
+
+    return g_file_get_contents(path, &name, NULL, NULL) &&
+           g_str_has_prefix(name, "vfio-noiommu");
+}
+
+/* Why is there no cdev? */
+static void vfio_cdev_explain_none(const char *sysfsdev, bool vfio_dev,
+                                   Error **errp)
+{
+    g_autofree char *driver = vfio_cdev_link(sysfsdev, "driver");
+    g_autofree char *group = vfio_cdev_link(sysfsdev, "iommu_group");
+
+    if (!driver) {
+        error_setg(errp, "no driver is bound to the device: bind it to "
+                   "vfio-pci (driverctl set-override, or driver_override in "
+                   "sysfs)");
+    } else if (!vfio_dev && !strstr(driver, "vfio") &&
+               !strstr(driver, "mdev")) {
+        error_setg(errp, "the device is bound to driver '%s', which is not a "
+                   "vfio driver: bind it to vfio-pci", driver);
+    } else if (!group) {
+        error_setg(errp, "the device has no IOMMU: turn the IOMMU on in the "
+                   "host's firmware and kernel");
+    } else if (vfio_cdev_is_noiommu(sysfsdev)) {
+        error_setg(errp, "the device is in noiommu mode, which has no cdev: "
+                   "use it without iommufd=");
+    } else {
+        error_setg(errp, "the host's kernel offers no VFIO cdev for the "
+                   "device: this needs Linux 6.6 or later with "
+                   "CONFIG_VFIO_DEVICE_CDEV; without iommufd= the VFIO group "
+                   "is used");
+    }
+}
+
+char *vfio_cdev_node(const char *sysfsdev, dev_t *rdev, Error **errp)
+{
+    g_autofree char *dir_path = g_build_filename(sysfsdev, "vfio-dev", NULL);
+    g_autoptr(GDir) dir = g_dir_open(dir_path, 0, NULL);
+    g_autofree char *dev_path = NULL;
+    g_autofree char *numbers = NULL;
+    const char *entry = NULL;
+    unsigned major, minor;
+
+    while (dir && (entry = g_dir_read_name(dir)) &&
+           !g_str_has_prefix(entry, "vfio")) {
+        /* next */
+    }
+    if (!entry) {
+        vfio_cdev_explain_none(sysfsdev, false, errp);
+        return NULL;
+    }
+
+    dev_path = g_build_filename(dir_path, entry, "dev", NULL);
+    if (!g_file_get_contents(dev_path, &numbers, NULL, NULL) ||
+        sscanf(numbers, "%u:%u", &major, &minor) != 2) {
+        vfio_cdev_explain_none(sysfsdev, true, errp);
+        return NULL;
+    }
+    *rdev = makedev(major, minor);
+    return g_build_filename("/dev/vfio/devices", entry, NULL);
+}
+
+int vfio_cdev_open(const char *node, dev_t rdev, Error **errp)
+{
+    int fd = qemu_open_old(node, O_RDWR);
+    struct stat st;
+
+    if (fd < 0) {
+        switch (errno) {
+        case ENOENT:
+            error_setg(errp, "%s is missing although the kernel has the "
+                       "device: make the node (major %u, minor %u) available "
+                       "in QEMU's /dev, or pass a descriptor", node,
+                       major(rdev), minor(rdev));
+            break;
+        case EACCES:
+        case EPERM:
+            error_setg(errp, "no permission to open %s: give QEMU's user read "
+                       "and write access to it", node);
+            break;
+        default:
+            error_setg_errno(errp, errno, "cannot open %s", node);
+        }
+        return -1;
+    }
+
+    if (fstat(fd, &st) || !S_ISCHR(st.st_mode) || st.st_rdev != rdev) {
+        error_setg(errp, "%s is not the node of this device: sysfs says major "
+                   "%u, minor %u", node, major(rdev), minor(rdev));
+        close(fd);
+        return -1;
+    }
+    return fd;
+}
+
+/* Does the process @pid (not this one) have the character device open? */
+static bool vfio_cdev_is_open_in(const char *pid, dev_t rdev)
+{
+    g_autofree char *path = g_strdup_printf("/proc/%s/fd", pid);
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    const char *entry;
+
+    while (dir && (entry = g_dir_read_name(dir))) {
+        g_autofree char *fd = g_build_filename(path, entry, NULL);
+        struct stat st;
+
+        if (!stat(fd, &st) && S_ISCHR(st.st_mode) && st.st_rdev == rdev) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static char *vfio_cdev_find_holder(dev_t rdev)
+{
+    g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
+    const char *pid;
+
+    while (proc && (pid = g_dir_read_name(proc))) {
+        g_autofree char *path = g_build_filename("/proc", pid, "comm", NULL);
+        g_autofree char *comm = NULL;
+
+        if (g_ascii_isdigit(pid[0]) && atoi(pid) != getpid() &&
+            vfio_cdev_is_open_in(pid, rdev) &&
+            g_file_get_contents(path, &comm, NULL, NULL)) {
+            return g_strdup_printf("process %s (%s)", pid, g_strstrip(comm));
+        }
+    }
+    return NULL;
+}
+
+/* Another device of the group that a host driver has, as "0000:01:00.1" */
+static char *vfio_cdev_find_partner(const char *sysfsdev, char **driver)
+{
+    g_autofree char *path = g_build_filename(sysfsdev, "iommu_group", "devices",
+                                             NULL);
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    const char *entry;
+
+    while (dir && (entry = g_dir_read_name(dir))) {
+        g_autofree char *dev = g_build_filename(path, entry, NULL);
+
+        *driver = vfio_cdev_link(dev, "driver");
+        if (*driver && !strstr(*driver, "vfio") &&
+            strcmp(*driver, "pcieport") && strcmp(*driver, "pci-stub")) {
+            return g_strdup(entry);
+        }
+        g_clear_pointer(driver, g_free);
+    }
+    return NULL;
+}
+
+char *vfio_cdev_explain_busy(const char *sysfsdev, dev_t rdev)
+{
+    g_autofree char *group = vfio_cdev_link(sysfsdev, "iommu_group");
+    g_autofree char *node = g_build_filename("/dev/vfio", group ?: "", NULL);
+    g_autofree char *holder = vfio_cdev_find_holder(rdev);
+    g_autofree char *driver = NULL;
+    g_autofree char *partner = NULL;
+    struct stat st;
+
+    if (holder) {
+        return g_strdup_printf("%s has the device open", holder);
+    }
+    if (group && !stat(node, &st) && S_ISCHR(st.st_mode)) {
+        holder = vfio_cdev_find_holder(st.st_rdev);
+        if (holder) {
+            return g_strdup_printf("%s has its VFIO group open (%s)", holder,
+                                   node);
+        }
+    }
+    partner = vfio_cdev_find_partner(sysfsdev, &driver);
+    if (partner) {
+        return g_strdup_printf("%s in the same IOMMU group is used by host "
+                               "driver '%s': bind it to vfio-pci too", partner,
+                               driver);
+    }
+    return g_strdup("its VFIO group is open, in this VM (a device without "
+                    "iommufd=) or another, or its IOMMU group is used through "
+                    "another iommufd");
+}

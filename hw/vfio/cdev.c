@@ -1,0 +1,350 @@
+/*
+ * Device side of VFIO over iommufd: attach a device through its cdev
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Owns: the cdev's descriptor, the devid that BIND gave, the device's entry in
+ * KVM's VFIO device, its reference on the iommufd object and on the IOAS.
+ * Borrows: the VFIODevice; its name only up to detach, where vfio-pci has
+ * freed it already.
+ *
+ * Attach is a ladder, detach its reverse: get the object, open, KVM, bind,
+ * info, IOAS, attach to a page table, map.  vfio_cdev_free() takes a device
+ * down from whatever step it had reached.
+ *
+ * Kernel facts (Linux 6.6 on): until BIND the descriptor answers nothing else;
+ * the kernel takes the KVM pointer at BIND, so KVM must know the descriptor
+ * before; there is no unbind but close; a page table that cannot serve the
+ * device answers EINVAL at ATTACH.  KVM_DEV_VFIO_FILE takes device
+ * descriptors since 6.6.
+ */
+
+#include "qemu/osdep.h"
+#include <sys/ioctl.h>
+#include <linux/vfio.h>
+
+#include "cdev.h"
+#include "hw/qdev-core.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "sysemu/reset.h"
+#include "trace.h"
+
+VFIOCdevList vfio_cdevs = QLIST_HEAD_INITIALIZER(vfio_cdevs);
+
+VFIOCdev *vfio_cdev_find(IOMMUFDBackend *be, uint32_t devid)
+{
+    VFIOCdev *cdev;
+
+    QLIST_FOREACH(cdev, &vfio_cdevs, next) {
+        if (cdev->be == be && cdev->devid == devid) {
+            return cdev;
+        }
+    }
+    return NULL;
+}
+
+/* Bind */
+
+static char *vfio_cdev_explain_bind(VFIOCdev *cdev, int ret)
+{
+    switch (ret) {
+    case -EBUSY:
+        return vfio_cdev_explain_busy(cdev->vbasedev->sysfsdev, cdev->rdev);
+    case -EPERM:
+        return g_strdup("interrupts cannot be isolated on this host: enable "
+                        "interrupt remapping, or accept the risk with "
+                        "iommufd.allow_unsafe_interrupts=1");
+    case -EACCES:
+        return g_strdup("its PF driver wants a VF token");
+    case -EINVAL:
+        return g_strdup("it is bound already, or its IOMMU is not cache "
+                        "coherent");
+    case -ENODEV:
+        return g_strdup("the device is going away, or has no IOMMU");
+    default:
+        return g_strdup("see the host's kernel log");
+    }
+}
+
+static bool vfio_cdev_bind(VFIOCdev *cdev, Error **errp)
+{
+    struct vfio_device_bind_iommufd bind = {
+        .argsz = sizeof(bind),
+        .iommufd = cdev->be->fd,
+    };
+    int ret = ioctl(cdev->fd, VFIO_DEVICE_BIND_IOMMUFD, &bind) ? -errno : 0;
+    g_autofree char *why = NULL;
+
+    trace_vfio_cdev_bind(cdev->name, cdev->fd, cdev->be->fd, bind.out_devid,
+                         ret);
+    if (ret) {
+        why = vfio_cdev_explain_bind(cdev, ret);
+        error_setg(errp, "VFIO_DEVICE_BIND_IOMMUFD failed: %s: %s",
+                   strerror(-ret), why);
+        return false;
+    }
+    cdev->devid = bind.out_devid;
+    return true;
+}
+
+static bool vfio_cdev_get_info(VFIOCdev *cdev, Error **errp)
+{
+    VFIODevice *vbasedev = cdev->vbasedev;
+    struct vfio_device_info info = { .argsz = sizeof(info) };
+
+    if (ioctl(cdev->fd, VFIO_DEVICE_GET_INFO, &info)) {
+        error_setg_errno(errp, errno, "VFIO_DEVICE_GET_INFO failed");
+        return false;
+    }
+    vbasedev->num_irqs = info.num_irqs;
+    vbasedev->num_regions = info.num_regions;
+    vbasedev->flags = info.flags;
+    vbasedev->reset_works = info.flags & VFIO_DEVICE_FLAGS_RESET;
+    return true;
+}
+
+/* Attach to a page table */
+
+static int vfio_cdev_attach_pt(VFIOCdev *cdev, uint32_t pt_id)
+{
+    struct vfio_device_attach_iommufd_pt attach = {
+        .argsz = sizeof(attach),
+        .pt_id = pt_id,
+    };
+    int ret = ioctl(cdev->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach) ?
+              -errno : 0;
+
+    trace_vfio_cdev_attach_pt(cdev->name, cdev->devid, pt_id, attach.pt_id,
+                              ret);
+    cdev->attached = !ret;
+    return ret;
+}
+
+static void vfio_cdev_detach_pt(VFIOCdev *cdev)
+{
+    struct vfio_device_detach_iommufd_pt detach = { .argsz = sizeof(detach) };
+    int ret = ioctl(cdev->fd, VFIO_DEVICE_DETACH_IOMMUFD_PT, &detach) ?
+              -errno : 0;
+
+    trace_vfio_cdev_detach_pt(cdev->name, cdev->devid, ret);
+    if (ret) {
+        warn_report("vfio %s: VFIO_DEVICE_DETACH_IOMMUFD_PT failed: %s",
+                    cdev->name, strerror(-ret));
+    }
+    cdev->attached = false;
+}
+
+/*
+ * Choose the page table: one that another device uses if it suits this one
+ * too, else a new one, else let the kernel choose under the IOAS.
+ */
+static int vfio_cdev_choose_pt(VFIOCdev *cdev)
+{
+    VFIOHWPT *hwpt;
+    int ret;
+
+    if (cdev->mdev) {
+        return vfio_cdev_attach_pt(cdev, cdev->ioas->id);
+    }
+
+    QLIST_FOREACH(hwpt, &cdev->ioas->hwpts, next) {
+        ret = vfio_cdev_attach_pt(cdev, hwpt->id);
+        if (!ret) {
+            hwpt->users++;
+            cdev->hwpt = hwpt;
+        }
+        if (ret != -EINVAL) {
+            return ret;
+        }
+    }
+
+    hwpt = vfio_ioas_alloc_hwpt(cdev->ioas, cdev->devid);
+    if (hwpt) {
+        ret = vfio_cdev_attach_pt(cdev, hwpt->id);
+        if (!ret) {
+            cdev->hwpt = hwpt;
+            return 0;
+        }
+        vfio_ioas_put_hwpt(cdev->ioas, hwpt);
+    }
+    return vfio_cdev_attach_pt(cdev, cdev->ioas->id);
+}
+
+static bool vfio_cdev_attach_ioas(VFIOCdev *cdev, AddressSpace *as,
+                                  Error **errp)
+{
+    int ret;
+
+    cdev->ioas = vfio_ioas_get(cdev->be, as, errp);
+    if (!cdev->ioas) {
+        return false;
+    }
+
+    ret = vfio_cdev_choose_pt(cdev);
+    if (ret) {
+        error_setg(errp, "VFIO_DEVICE_ATTACH_IOMMUFD_PT failed: %s: %s",
+                   strerror(-ret), ret == -ENOMEM ?
+                   "raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=) or free "
+                   "memory" :
+                   "the IOMMU cannot give the device the guest's memory map; "
+                   "see the host's kernel log");
+        return false;
+    }
+    return vfio_ioas_attached(cdev->ioas, errp);
+}
+
+/* Discarding RAM */
+
+/*
+ * What the IOMMU maps is pinned: a page that is discarded (balloon) would
+ * come back as another one.  Some mdevs pin only what the guest's driver
+ * uses, and the user may say so.
+ */
+static bool vfio_cdev_disable_discard(VFIOCdev *cdev, Error **errp)
+{
+    int ret;
+
+    if (cdev->vbasedev->ram_block_discard_allowed) {
+        if (!cdev->mdev) {
+            error_setg(errp, "x-balloon-allowed only potentially compatible "
+                       "with mdev devices");
+        }
+        return cdev->mdev;
+    }
+
+    ret = ram_block_uncoordinated_discard_disable(true);
+    if (ret) {
+        error_setg_errno(errp, -ret, "cannot disable discarding of RAM");
+        return false;
+    }
+    cdev->discard_disabled = true;
+    return true;
+}
+
+/*
+ * At system reset: reset the devices that can only be reset together with
+ * others (the twin of vfio_reset_handler(), which sees groups only).
+ */
+static void vfio_cdev_reset_handler(void *opaque)
+{
+    VFIOCdev *cdev;
+
+    QLIST_FOREACH(cdev, &vfio_cdevs, next) {
+        if (cdev->vbasedev->dev->realized) {
+            cdev->vbasedev->ops->vfio_compute_needs_reset(cdev->vbasedev);
+        }
+    }
+    QLIST_FOREACH(cdev, &vfio_cdevs, next) {
+        if (cdev->vbasedev->dev->realized && cdev->vbasedev->needs_reset) {
+            cdev->vbasedev->ops->vfio_hot_reset_multi(cdev->vbasedev);
+        }
+    }
+}
+
+/* The ladder */
+
+static bool vfio_cdev_setup(VFIOCdev *cdev, AddressSpace *as, Error **errp)
+{
+    VFIODevice *vbasedev = cdev->vbasedev;
+    g_autofree char *node = NULL;
+    VFIOCdev *other;
+
+    cdev->mdev = vfio_cdev_is_mdev(vbasedev->sysfsdev);
+    node = vfio_cdev_node(vbasedev->sysfsdev, &cdev->rdev, errp);
+    if (!node) {
+        return false;
+    }
+    QLIST_FOREACH(other, &vfio_cdevs, next) {
+        if (other->rdev == cdev->rdev) {
+            error_setg(errp, "device is already attached");
+            return false;
+        }
+    }
+    if (!vfio_cdev_disable_discard(cdev, errp)) {
+        return false;
+    }
+
+    cdev->fd = vfio_cdev_open(node, cdev->rdev, errp);
+    if (cdev->fd < 0) {
+        return false;
+    }
+    if (!vfio_kvm_device_add_fd(cdev->fd, &cdev->in_kvm, errp)) {
+        return false;
+    }
+    return vfio_cdev_bind(cdev, errp) &&
+           vfio_cdev_get_info(cdev, errp) &&
+           vfio_cdev_attach_ioas(cdev, as, errp);
+}
+
+/* Undo what vfio_cdev_setup() reached */
+static void vfio_cdev_free(VFIOCdev *cdev)
+{
+    if (cdev->attached) {
+        vfio_cdev_detach_pt(cdev);
+    }
+    if (cdev->hwpt) {
+        vfio_ioas_put_hwpt(cdev->ioas, cdev->hwpt);
+    }
+    if (cdev->ioas) {
+        vfio_ioas_put(cdev->ioas);
+    }
+    if (cdev->in_kvm) {
+        vfio_kvm_device_del_fd(cdev->fd);
+    }
+    if (cdev->fd >= 0) {
+        close(cdev->fd);
+    }
+    if (cdev->discard_disabled) {
+        ram_block_uncoordinated_discard_disable(false);
+    }
+    iommufd_backend_put(cdev->be, &cdev->user);
+    g_free(cdev->name);
+    g_free(cdev);
+}
+
+bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp)
+{
+    VFIOCdev *cdev = g_new0(VFIOCdev, 1);
+    g_autofree char *user = g_strdup_printf("device '%s'",
+                                            vbasedev->dev->id ?:
+                                            vbasedev->name);
+
+    cdev->vbasedev = vbasedev;
+    cdev->name = g_strdup(vbasedev->name);
+    cdev->be = vbasedev->iommufd;
+    cdev->fd = -1;
+    iommufd_backend_get(cdev->be, &cdev->user, user);
+
+    if (!vfio_cdev_setup(cdev, as, errp)) {
+        vfio_cdev_free(cdev);
+        return false;
+    }
+
+    if (QLIST_EMPTY(&vfio_cdevs)) {
+        qemu_register_reset(vfio_cdev_reset_handler, NULL);
+    }
+    QLIST_INSERT_HEAD(&vfio_cdevs, cdev, next);
+    vbasedev->fd = cdev->fd;
+    vbasedev->cdev = cdev;
+    trace_vfio_cdev_attached(cdev->name, cdev->devid, cdev->ioas->id,
+                             cdev->hwpt ? cdev->hwpt->id : 0);
+    return true;
+}
+
+void vfio_cdev_detach(VFIODevice *vbasedev)
+{
+    VFIOCdev *cdev = vbasedev->cdev;
+
+    if (!cdev) {
+        return;
+    }
+    trace_vfio_cdev_detach(cdev->name, cdev->devid);
+    vbasedev->cdev = NULL;
+    vbasedev->fd = -1;
+    QLIST_REMOVE(cdev, next);
+    if (QLIST_EMPTY(&vfio_cdevs)) {
+        qemu_unregister_reset(vfio_cdev_reset_handler, NULL);
+    }
+    vfio_cdev_free(cdev);
+}

@@ -1,0 +1,104 @@
+/*
+ * Device side of VFIO over iommufd: the VFIO character device
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ *   cdev.c           open, tell KVM, bind, attach, and back; system reset
+ *   cdev-identify.c  which node belongs to a device, and why there is none
+ *   cdev-reset.c     PCI hot reset by devid (declared in pci.h)
+ *
+ * The device side knows the VFIO device, sysfs and KVM.  It does not know
+ * memory or IOVAs: that is ioas.h, which it calls and which never calls back.
+ */
+
+#ifndef HW_VFIO_CDEV_H
+#define HW_VFIO_CDEV_H
+
+#include "hw/vfio/vfio-common.h"
+#include "ioas.h"
+
+/*
+ * One device attached through its cdev.  Exists from a successful
+ * vfio_cdev_attach() to vfio_cdev_detach(); VFIODevice.cdev points to it
+ * meanwhile, and VFIODevice.fd is the descriptor it owns.
+ */
+typedef struct VFIOCdev {
+    VFIODevice *vbasedev;
+    char *name;                 /* VFIODevice.name is freed before us */
+    dev_t rdev;                 /* of the node: what the device is known by */
+    IOMMUFDBackend *be;
+    IOMMUFDUser user;
+    int fd;
+    bool in_kvm;                /* KVM's VFIO device holds the descriptor */
+    uint32_t devid;             /* in @be; valid while bound */
+    bool mdev;                  /* emulated: no IOMMU of its own */
+    VFIOIOAS *ioas;
+    VFIOHWPT *hwpt;             /* NULL: attached to the IOAS itself */
+    bool attached;
+    bool discard_disabled;      /* we count in ram_block_discard_disable */
+    QLIST_ENTRY(VFIOCdev) next;
+} VFIOCdev;
+
+typedef QLIST_HEAD(VFIOCdevList, VFIOCdev) VFIOCdevList;
+
+/* All attached cdevs of this QEMU, whatever their iommufd object */
+extern VFIOCdevList vfio_cdevs;
+
+/**
+ * vfio_cdev_attach - make @vbasedev usable through its cdev
+ * @vbasedev: with sysfsdev, name, dev, ops, type and iommufd set
+ * @as: the address space that its DMA goes through
+ *
+ * Opens the node, tells KVM, binds to the iommufd, attaches to the IOAS of
+ * @as and maps the guest's memory there if nobody did.  On success fd,
+ * num_regions, num_irqs, flags, reset_works and cdev of @vbasedev are set.
+ *
+ * On failure returns false with one line in @errp that says what is wrong and
+ * what to do; everything is undone and @vbasedev is as it was.
+ */
+bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp);
+
+/**
+ * vfio_cdev_detach - the reverse; cannot fail, and does nothing when
+ * @vbasedev has no cdev (realize may fail before the attach)
+ */
+void vfio_cdev_detach(VFIODevice *vbasedev);
+
+/**
+ * vfio_cdev_find - the attached cdev with this devid in this iommufd, or NULL
+ */
+VFIOCdev *vfio_cdev_find(IOMMUFDBackend *be, uint32_t devid);
+
+/* cdev-identify.c */
+
+/**
+ * vfio_cdev_node - which node drives the device at this sysfs path
+ * @sysfsdev: /sys/bus/pci/devices/BDF, /sys/bus/mdev/devices/UUID, ...
+ * @rdev: major and minor that sysfs has for it
+ *
+ * Returns the node's path, for g_free(), or NULL with @errp telling which of
+ * these it is: no driver bound, not a vfio driver, no IOMMU, kernel without
+ * cdevs.  Source: /sys/.../vfio-dev/vfioN/dev, Linux 6.6.
+ */
+char *vfio_cdev_node(const char *sysfsdev, dev_t *rdev, Error **errp);
+
+/**
+ * vfio_cdev_is_mdev - is the device at this sysfs path an emulated one?
+ */
+bool vfio_cdev_is_mdev(const char *sysfsdev);
+
+/**
+ * vfio_cdev_open - open the node; -1 with @errp set
+ */
+int vfio_cdev_open(const char *node, dev_t rdev, Error **errp);
+
+/**
+ * vfio_cdev_explain_busy - who keeps the device from being bound
+ *
+ * Returns a phrase for an error message, for g_free(): a process that has the
+ * cdev or the group open, or another device of the IOMMU group that a host
+ * driver uses, or advice how to find out.
+ */
+char *vfio_cdev_explain_busy(const char *sysfsdev, dev_t rdev);
+
+#endif

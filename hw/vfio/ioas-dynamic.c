@@ -1,0 +1,343 @@
+/*
+ * Address-space side of VFIO over iommufd: sections filled piece by piece
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Some sections of an address space are not mapped as a whole: what a guest
+ * IOMMU translates and which parts of a virtio-mem device are plugged changes
+ * at run time, announced by an IOMMUNotifier or a RamDiscardListener.
+ *
+ * Owns: the registration with that source and, per section, the tree of the
+ * pieces that are mapped (one entry per kernel mapping).
+ * Borrows: the section, whose MemoryRegion the listener references.
+ *
+ * Invariants: entries of the tree and the kernel's mappings in the section's
+ * range are the same set.  An unmap therefore never asks for a range without
+ * mappings, and one that would cut a mapping (guests may unmap less than they
+ * mapped, Linux does not: IOMMU_IOAS_UNMAP answers ENOENT and the mapping
+ * stays live) replaces the mapping by what is left of it.
+ *
+ * Called with the BQL held; the notifier of a guest IOMMU also takes RCU.
+ */
+
+#include "qemu/osdep.h"
+
+#include "ioas.h"
+#include "exec/address-spaces.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/iova-tree.h"
+#include "qemu/rcu.h"
+#include "trace.h"
+
+static int vfio_piece_map(VFIOIOASSection *s, const DMAMap *piece)
+{
+    const DMAMap *have = iova_tree_find(s->pieces, piece);
+    hwaddr last = piece->iova + piece->size;
+    int ret;
+
+    if (have && have->iova == piece->iova && have->size == piece->size &&
+        have->translated_addr == piece->translated_addr &&
+        have->perm == piece->perm) {
+        return 0;               /* a replay repeats what is there */
+    }
+    if (have) {
+        return -EEXIST;
+    }
+    if (!vfio_ioas_reachable(s->ioas, piece->iova, last)) {
+        return -ERANGE;
+    }
+
+    ret = iommufd_backend_map_dma(s->ioas->be, s->ioas->id, piece->iova,
+                                  piece->size + 1,
+                                  (void *)(uintptr_t)piece->translated_addr,
+                                  piece->perm == IOMMU_RO);
+    if (!ret) {
+        iova_tree_insert(s->pieces, piece);
+    }
+    return ret;
+}
+
+/* Unmap [@iova, @last], of which the tree says that no mapping crosses it */
+static int vfio_piece_unmap_whole(VFIOIOASSection *s, hwaddr iova, hwaddr last)
+{
+    DMAMap range = { .iova = iova, .size = last - iova };
+    int ret;
+
+    if (!iova_tree_find(s->pieces, &range)) {
+        return 0;
+    }
+    ret = iommufd_backend_unmap_dma(s->ioas->be, s->ioas->id, iova, last);
+    if (!ret) {
+        iova_tree_remove(s->pieces, range);
+    }
+    return ret;
+}
+
+/* Let no mapping have bytes on both sides of the edge below @iova */
+static int vfio_piece_split(VFIOIOASSection *s, hwaddr iova)
+{
+    const DMAMap *have = iova_tree_find_address(s->pieces, iova);
+    DMAMap head, tail;
+    int ret;
+
+    if (!have || have->iova == iova) {
+        return 0;
+    }
+
+    head = tail = *have;
+    head.size = iova - head.iova - 1;
+    tail.iova = iova;
+    tail.translated_addr += iova - head.iova;
+    tail.size -= iova - head.iova;
+    trace_vfio_ioas_split(s->ioas->id, head.iova, iova);
+
+    ret = vfio_piece_unmap_whole(s, head.iova, have->iova + have->size);
+    if (!ret) {
+        ret = vfio_piece_map(s, &head);
+    }
+    if (!ret) {
+        ret = vfio_piece_map(s, &tail);
+    }
+    return ret;
+}
+
+static int vfio_piece_unmap(VFIOIOASSection *s, hwaddr iova, hwaddr last)
+{
+    int ret;
+
+    iova = MAX(iova, s->range.iova);
+    last = MIN(last, s->range.last);
+    if (iova > last) {
+        return 0;
+    }
+
+    ret = vfio_piece_split(s, iova);
+    if (!ret && last != UINT64_MAX) {
+        ret = vfio_piece_split(s, last + 1);
+    }
+    return ret ?: vfio_piece_unmap_whole(s, iova, last);
+}
+
+static void vfio_piece_unmap_or_report(VFIOIOASSection *s,
+                                       hwaddr iova, hwaddr last)
+{
+    int ret = vfio_piece_unmap(s, iova, last);
+
+    if (ret) {
+        error_report("vfio: unmapping [0x%" HWADDR_PRIx ", 0x%" HWADDR_PRIx
+                     "] ('%s') failed: %s", iova, last,
+                     memory_region_name(s->mr), strerror(-ret));
+    }
+}
+
+/* Guest IOMMU */
+
+/* Memory behind a translation: false if it is none, or none to map */
+static bool vfio_giommu_target(IOMMUTLBEntry *iotlb, DMAMap *piece)
+{
+    hwaddr len = iotlb->addr_mask + 1, xlat;
+    bool read_only, discards;
+    MemoryRegion *mr;
+    void *vaddr;
+
+    mr = address_space_translate(&address_space_memory, iotlb->translated_addr,
+                                 &xlat, &len, iotlb->perm & IOMMU_WO,
+                                 MEMTXATTRS_UNSPECIFIED);
+    if (memory_region_is_ram_device(mr)) {
+        return false;           /* a BAR: the kernel cannot map it */
+    }
+    if (!memory_get_xlat_addr(iotlb, &vaddr, NULL, &read_only, &discards)) {
+        return false;           /* said why */
+    }
+    if (discards) {
+        warn_report_once("vfio: with a guest IOMMU the guest can pin more "
+                         "memory of a virtio-mem device than is plugged; "
+                         "RLIMIT_MEMLOCK bounds it");
+    }
+    piece->translated_addr = (uintptr_t)vaddr;
+    piece->perm = read_only ? IOMMU_RO : IOMMU_RW;
+    return true;
+}
+
+static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
+{
+    VFIOIOASSection *s = container_of(n, VFIOIOASSection, notifier);
+    DMAMap piece = {
+        .iova = iotlb->iova + s->told_iova - s->offset_within_region,
+        .size = iotlb->addr_mask,
+    };
+    int ret;
+
+    if ((iotlb->perm & IOMMU_RW) == IOMMU_NONE) {
+        vfio_piece_unmap_or_report(s, piece.iova, piece.iova + piece.size);
+        return;
+    }
+
+    if (iotlb->target_as != &address_space_memory) {
+        error_report("vfio: guest IOMMU maps to address space '%s', only "
+                     "system memory can be mapped",
+                     iotlb->target_as->name ?: "none");
+        return;
+    }
+
+    RCU_READ_LOCK_GUARD();
+    if (!vfio_giommu_target(iotlb, &piece)) {
+        return;
+    }
+    ret = vfio_piece_map(s, &piece);
+    if (ret == -EEXIST) {
+        /* Mapped differently before: the guest's last word counts */
+        vfio_piece_unmap_or_report(s, piece.iova, piece.iova + piece.size);
+        ret = vfio_piece_map(s, &piece);
+    }
+    if (ret) {
+        s->failed = true;
+        vfio_ioas_map_failed(s->ioas, memory_region_name(s->mr), piece.iova,
+                             piece.iova + piece.size, ret);
+    }
+}
+
+static void vfio_giommu_start(VFIOIOASSection *s)
+{
+    IOMMUMemoryRegion *iommu_mr = IOMMU_MEMORY_REGION(s->mr);
+    hwaddr last = s->offset_within_region + (s->range.last - s->range.iova);
+    Error *err = NULL;
+    int idx = memory_region_iommu_attrs_to_index(iommu_mr,
+                                                 MEMTXATTRS_UNSPECIFIED);
+
+    iommu_notifier_init(&s->notifier, vfio_giommu_notify,
+                        IOMMU_NOTIFIER_IOTLB_EVENTS, s->offset_within_region,
+                        last, idx);
+    if (memory_region_iommu_set_page_size_mask(iommu_mr,
+                                               -s->ioas->alignment, &err) ||
+        memory_region_register_iommu_notifier(s->mr, &s->notifier, &err)) {
+        error_prepend(&err, "cannot follow the guest IOMMU '%s': ",
+                      memory_region_name(s->mr));
+        vfio_ioas_fail(s->ioas, err);
+        s->failed = true;
+        return;
+    }
+    s->active = true;
+    memory_region_iommu_replay(iommu_mr, &s->notifier);
+}
+
+/* RamDiscardManager */
+
+/*
+ * A part that shall be plugged could not be mapped.  At run time the manager
+ * is told and refuses to plug it; when listening starts, nobody asks us.
+ */
+static void vfio_discard_undo(VFIOIOASSection *s, MemoryRegionSection *section,
+                              const DMAMap *piece, int ret)
+{
+    hwaddr start = s->told_iova + section->offset_within_region -
+                   s->offset_within_region;
+    hwaddr last = piece->iova + piece->size;
+
+    trace_vfio_ioas_map_failed(s->ioas->id, memory_region_name(s->mr),
+                               piece->iova, last, ret);
+    if (!s->active) {
+        s->failed = true;
+        vfio_ioas_map_failed(s->ioas, memory_region_name(s->mr), piece->iova,
+                             last, ret);
+    }
+    vfio_piece_unmap_or_report(s, start, last);
+}
+
+static int vfio_discard_notify_populate(RamDiscardListener *rdl,
+                                        MemoryRegionSection *section)
+{
+    VFIOIOASSection *s = container_of(rdl, VFIOIOASSection, discard);
+    hwaddr offset = section->offset_within_region;
+    hwaddr end = offset + int128_get64(section->size), next;
+    int ret;
+
+    /* Map what can be discarded alone as mappings of their own */
+    for (; offset < end; offset = next) {
+        DMAMap piece = {
+            .iova = s->told_iova + offset - s->offset_within_region,
+            .translated_addr = s->range.vaddr + offset -
+                               s->offset_within_region,
+            .perm = section->readonly ? IOMMU_RO : IOMMU_RW,
+        };
+
+        next = MIN(ROUND_UP(offset + 1, s->granularity), end);
+        piece.size = next - offset - 1;
+        ret = vfio_piece_map(s, &piece);
+        if (ret) {
+            vfio_discard_undo(s, section, &piece, ret);
+            return ret;
+        }
+    }
+    return 0;
+}
+
+static void vfio_discard_notify_discard(RamDiscardListener *rdl,
+                                        MemoryRegionSection *section)
+{
+    VFIOIOASSection *s = container_of(rdl, VFIOIOASSection, discard);
+    hwaddr iova = section->offset_within_address_space;
+
+    vfio_piece_unmap_or_report(s, iova,
+                               iova + int128_get64(section->size) - 1);
+}
+
+static void vfio_discard_start(VFIOIOASSection *s)
+{
+    RamDiscardManager *rdm = memory_region_get_ram_discard_manager(s->mr);
+    MemoryRegionSection section = {
+        .mr = s->mr,
+        .offset_within_region = s->offset_within_region,
+        .offset_within_address_space = s->told_iova,
+        .size = s->told_size,
+        .readonly = s->range.readonly,
+    };
+
+    s->granularity = ram_discard_manager_get_min_granularity(rdm, s->mr);
+    ram_discard_listener_init(&s->discard, vfio_discard_notify_populate,
+                              vfio_discard_notify_discard, true);
+    ram_discard_manager_register_listener(rdm, &s->discard, &section);
+    s->active = true;
+}
+
+void vfio_ioas_start_dynamic(VFIOIOASSection *s)
+{
+    if (!s->pieces) {
+        s->pieces = iova_tree_new();
+    }
+    s->failed = false;
+    if (s->kind == VFIO_SECTION_IOMMU) {
+        vfio_giommu_start(s);
+    } else {
+        vfio_discard_start(s);
+    }
+}
+
+void vfio_ioas_stop_dynamic(VFIOIOASSection *s)
+{
+    if (s->kind == VFIO_SECTION_IOMMU) {
+        memory_region_unregister_iommu_notifier(s->mr, &s->notifier);
+    } else {
+        /* Tells us to discard everything that is there */
+        ram_discard_manager_unregister_listener(
+            memory_region_get_ram_discard_manager(s->mr), &s->discard);
+    }
+    s->active = false;
+    if (!s->ioas->dying) {
+        vfio_piece_unmap_or_report(s, s->range.iova, s->range.last);
+    }
+}
+
+void vfio_ioas_retry_dynamic(VFIOIOASSection *s)
+{
+    if (s->active && s->kind == VFIO_SECTION_IOMMU) {
+        s->failed = false;
+        memory_region_iommu_replay(IOMMU_MEMORY_REGION(s->mr), &s->notifier);
+        return;
+    }
+    if (s->active) {
+        vfio_ioas_stop_dynamic(s);
+    }
+    vfio_ioas_start_dynamic(s);
+}

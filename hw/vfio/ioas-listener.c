@@ -1,0 +1,464 @@
+/*
+ * Address-space side of VFIO over iommufd: the memory listener
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Owns: the list of sections that make up the address space, with a reference
+ * on each one's MemoryRegion, and the list of what is mapped for those of RAM.
+ * Borrows: the IOAS.
+ *
+ * region_add and region_del only keep the list of sections; commit compares it
+ * with what is mapped and applies the difference (map-planner.c).  A removed
+ * section keeps its reference until the commit that unmapped it.  What a
+ * commit could not map is simply still missing from the list of mappings, so
+ * the next commit, or `cont`, tries it again.
+ *
+ * Within a commit: removed dynamic sections stop, RAM is unmapped, RAM is
+ * mapped, new dynamic sections start, removed sections are forgotten.  Nothing
+ * overlaps at any step because the sections of a map never do.
+ *
+ * The BARs of assigned devices are RAM to QEMU (ram_device), but IOMMU_IOAS_MAP
+ * answers EFAULT for them on every kernel (VM_PFNMAP), so they are not tried.
+ *
+ * Called with the BQL held, from the main loop or a vCPU thread.
+ */
+
+#include "qemu/osdep.h"
+#include <sys/resource.h>
+
+#include "ioas.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/iova-tree.h"
+#include "qemu/units.h"
+#include "hw/core/cpu.h"
+#include "sysemu/cpus.h"
+#include "sysemu/tpm.h"
+#include "trace.h"
+
+/* Failure */
+
+/*
+ * The VM stops with "io-error", the state that means "an external resource ran
+ * out, continue when it is there again": `cont` is refused in internal-error.
+ */
+static void vfio_ioas_stop_vm(void)
+{
+    if (!runstate_is_running()) {
+        return;
+    }
+    qemu_system_vmstop_request_prepare();
+    qemu_system_vmstop_request(RUN_STATE_IO_ERROR);
+    if (current_cpu) {
+        cpu_stop_current();
+    }
+}
+
+void vfio_ioas_fail(VFIOIOAS *ioas, Error *err)
+{
+    if (!ioas->listening) {
+        if (ioas->setup_error) {
+            error_free(err);
+        } else {
+            ioas->setup_error = err;
+        }
+        return;
+    }
+
+    if (ioas->incomplete) {
+        error_free(err);        /* one line until it is complete again */
+        return;
+    }
+    ioas->incomplete = true;
+    error_reportf_err(err, "vfio: VM stopped, 'cont' tries again: ");
+    vfio_ioas_stop_vm();
+}
+
+/* What is wanted */
+
+static const char *vfio_ioas_region_name(VFIOIOAS *ioas, uint64_t iova)
+{
+    guint i;
+
+    for (i = 0; i < ioas->sections->len; i++) {
+        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+        if (!s->gone && s->range.iova <= iova && iova <= s->range.last) {
+            return memory_region_name(s->mr);
+        }
+    }
+    return "?";
+}
+
+static gint vfio_map_range_cmp(gconstpointer a, gconstpointer b)
+{
+    uint64_t x = ((const VFIOMapRange *)a)->iova;
+    uint64_t y = ((const VFIOMapRange *)b)->iova;
+
+    return x < y ? -1 : x > y;
+}
+
+static GArray *vfio_ioas_wanted(VFIOIOAS *ioas)
+{
+    GArray *wanted = g_array_new(false, false, sizeof(VFIOMapRange));
+    guint i;
+
+    for (i = 0; i < ioas->sections->len; i++) {
+        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+        if (!s->gone && s->kind == VFIO_SECTION_RAM) {
+            g_array_append_val(wanted, s->range);
+        }
+    }
+    g_array_sort(wanted, vfio_map_range_cmp);
+    return wanted;
+}
+
+/* What the host's administrator can do about -ENOMEM, as a phrase */
+static char *vfio_ioas_explain_enomem(VFIOIOAS *ioas)
+{
+    g_autoptr(GArray) wanted = vfio_ioas_wanted(ioas);
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) || limit.rlim_cur == RLIM_INFINITY) {
+        return g_strdup("the host is out of memory");
+    }
+    return g_strdup_printf("%" PRIu64 " KiB of locked memory are needed, the "
+                           "limit is %" PRIu64 " KiB for all VMs of the user: "
+                           "raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=)",
+                           vfio_map_bytes(wanted) / KiB,
+                           (uint64_t)limit.rlim_cur / KiB);
+}
+
+static char *vfio_ioas_explain_range(VFIOIOAS *ioas)
+{
+    GString *s = g_string_new("the IOMMU translates only");
+    uint32_t i;
+
+    for (i = 0; i < ioas->nr_ranges; i++) {
+        g_string_append_printf(s, " [0x%" PRIx64 ", 0x%" PRIx64 "]",
+                               ioas->ranges[i].start, ioas->ranges[i].last);
+    }
+    g_string_append(s, ": give the guest less memory or move it");
+    return g_string_free(s, false);
+}
+
+void vfio_ioas_map_failed(VFIOIOAS *ioas, const char *region,
+                          uint64_t iova, uint64_t last, int ret)
+{
+    g_autofree char *why = NULL;
+    Error *err = NULL;
+
+    trace_vfio_ioas_map_failed(ioas->id, region, iova, last, ret);
+
+    switch (ret) {
+    case -ENOMEM:
+        why = vfio_ioas_explain_enomem(ioas);
+        break;
+    case -ERANGE:
+        why = vfio_ioas_explain_range(ioas);
+        break;
+    default:
+        why = g_strdup_printf("IOMMU_IOAS_MAP: %s", strerror(-ret));
+    }
+    error_setg(&err, "cannot map guest memory [0x%" PRIx64 ", 0x%" PRIx64
+               "] ('%s') for DMA: %s", iova, last, region, why);
+    vfio_ioas_fail(ioas, err);
+}
+
+/* The difference, applied */
+
+static void vfio_ioas_apply_unmap(VFIOIOAS *ioas, const VFIOMapRange *r)
+{
+    int ret = iommufd_backend_unmap_dma(ioas->be, ioas->id, r->iova, r->last);
+
+    if (ret) {
+        /* Keep it in the list: a mapping may be live, so do not map over it */
+        error_report("vfio: IOMMU_IOAS_UNMAP of [0x%" PRIx64 ", 0x%" PRIx64
+                     "] failed: %s", r->iova, r->last, strerror(-ret));
+        return;
+    }
+    vfio_map_remove(ioas->mapped, r->iova, r->last);
+}
+
+static void vfio_ioas_apply_map(VFIOIOAS *ioas, const VFIOMapRange *r)
+{
+    int ret = -ERANGE;
+
+    if (vfio_ioas_reachable(ioas, r->iova, r->last)) {
+        ret = iommufd_backend_map_dma(ioas->be, ioas->id, r->iova,
+                                      r->last - r->iova + 1,
+                                      (void *)(uintptr_t)r->vaddr, r->readonly);
+    }
+    if (ret) {
+        vfio_ioas_map_failed(ioas, vfio_ioas_region_name(ioas, r->iova),
+                             r->iova, r->last, ret);
+        return;
+    }
+    vfio_map_insert(ioas->mapped, r);
+}
+
+static void vfio_ioas_apply_ram(VFIOIOAS *ioas)
+{
+    g_autoptr(GArray) wanted = vfio_ioas_wanted(ioas);
+    g_autoptr(GArray) unmaps = g_array_new(false, false, sizeof(VFIOMapRange));
+    g_autoptr(GArray) maps = g_array_new(false, false, sizeof(VFIOMapRange));
+    guint i;
+
+    vfio_map_plan(ioas->mapped, wanted, unmaps, maps);
+    for (i = 0; i < unmaps->len; i++) {
+        vfio_ioas_apply_unmap(ioas, &g_array_index(unmaps, VFIOMapRange, i));
+    }
+    for (i = 0; i < maps->len && !ioas->setup_error; i++) {
+        vfio_ioas_apply_map(ioas, &g_array_index(maps, VFIOMapRange, i));
+    }
+    trace_vfio_ioas_apply(ioas->id, vfio_map_bytes(unmaps),
+                          vfio_map_bytes(maps), vfio_map_bytes(ioas->mapped));
+}
+
+static void vfio_ioas_section_free(gpointer p)
+{
+    VFIOIOASSection *s = p;
+
+    if (s->pieces) {
+        iova_tree_destroy(s->pieces);
+    }
+    memory_region_unref(s->mr);
+    g_free(s);
+}
+
+static void vfio_ioas_apply(VFIOIOAS *ioas)
+{
+    g_autoptr(GPtrArray) gone =
+        g_ptr_array_new_with_free_func(vfio_ioas_section_free);
+    guint i;
+
+    for (i = 0; i < ioas->sections->len; i++) {
+        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+        if (s->gone && s->active) {
+            vfio_ioas_stop_dynamic(s);
+        }
+    }
+
+    if (!ioas->dying) {
+        vfio_ioas_apply_ram(ioas);
+    }
+
+    for (i = 0; i < ioas->sections->len; i++) {
+        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+        if (s->gone) {
+            g_ptr_array_add(gone, s);
+            g_ptr_array_remove_index_fast(ioas->sections, i--);
+        } else if (s->kind != VFIO_SECTION_RAM && !s->active) {
+            vfio_ioas_start_dynamic(s);
+        }
+    }
+    /* @gone drops the references last: an owner may go away with them */
+}
+
+static void vfio_ioas_listener_commit(MemoryListener *listener)
+{
+    VFIOIOAS *ioas = container_of(listener, VFIOIOAS, listener);
+
+    if (ioas->changed) {
+        ioas->changed = false;
+        vfio_ioas_apply(ioas);
+    }
+}
+
+static void vfio_ioas_vm_state_changed(void *opaque, bool running,
+                                       RunState state)
+{
+    VFIOIOAS *ioas = opaque;
+    guint i;
+
+    if (!running || !ioas->incomplete) {
+        return;
+    }
+
+    ioas->incomplete = false;
+    vfio_ioas_apply_ram(ioas);
+    for (i = 0; i < ioas->sections->len; i++) {
+        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+        if (s->failed) {
+            vfio_ioas_retry_dynamic(s);
+        }
+    }
+    trace_vfio_ioas_retried(ioas->id, ioas->incomplete);
+}
+
+/* Sections come and go */
+
+static bool vfio_ioas_ignores(const MemoryRegionSection *section)
+{
+    return (!memory_region_is_ram(section->mr) &&
+            !memory_region_is_iommu(section->mr)) ||
+           memory_region_is_protected(section->mr);
+}
+
+/*
+ * Say once per device that others cannot reach its BARs, and only when there
+ * are others: most guests never do peer-to-peer.
+ */
+static void vfio_ioas_note_bar(VFIOIOAS *ioas, MemoryRegion *mr)
+{
+    trace_vfio_ioas_bar(ioas->id, memory_region_name(mr));
+    if (ioas->users > 1 && g_hash_table_add(ioas->unreachable, mr->owner)) {
+        info_report("vfio: '%s': this kernel cannot map it for DMA, so other "
+                    "assigned devices cannot reach this device (peer-to-peer); "
+                    "everything else works", memory_region_name(mr));
+    }
+}
+
+/* The host-page aligned inside of the section; false if there is none */
+static bool vfio_ioas_inner_range(const MemoryRegionSection *section,
+                                  VFIOMapRange *range)
+{
+    hwaddr start = section->offset_within_address_space;
+    Int128 end = int128_add(int128_make64(start), section->size);
+    Int128 iova = int128_add(int128_make64(start),
+                             int128_make64(qemu_real_host_page_size() - 1));
+
+    iova = int128_and(iova, int128_exts64(qemu_real_host_page_mask()));
+    end = int128_and(end, int128_exts64(qemu_real_host_page_mask()));
+    if (int128_ge(iova, end)) {
+        return false;
+    }
+    range->iova = int128_get64(iova);
+    range->last = int128_get64(int128_sub(end, int128_one()));
+    range->readonly = section->readonly;
+    range->vaddr = 0;
+    return true;
+}
+
+static bool vfio_ioas_misaligned(VFIOIOAS *ioas,
+                                 const MemoryRegionSection *section)
+{
+    if (!((section->offset_within_address_space ^
+           section->offset_within_region) & ~qemu_real_host_page_mask())) {
+        return false;
+    }
+
+    trace_vfio_ioas_misaligned(ioas->id, memory_region_name(section->mr),
+                               section->offset_within_address_space,
+                               section->offset_within_region);
+    /* The TPM's command buffer is known to be so, and no target of DMA */
+    if (!TPM_IS_CRB(section->mr->owner)) {
+        warn_report_once("vfio: '%s' at 0x%" HWADDR_PRIx " is not aligned to "
+                         "host pages: assigned devices cannot reach it",
+                         memory_region_name(section->mr),
+                         section->offset_within_address_space);
+    }
+    return true;
+}
+
+static void vfio_ioas_region_add(MemoryListener *listener,
+                                 MemoryRegionSection *section)
+{
+    VFIOIOAS *ioas = container_of(listener, VFIOIOAS, listener);
+    VFIOMapRange range;
+    VFIOIOASSection *s;
+
+    if (vfio_ioas_ignores(section)) {
+        return;
+    }
+    if (memory_region_is_ram_device(section->mr)) {
+        vfio_ioas_note_bar(ioas, section->mr);
+        return;
+    }
+    if (!memory_region_is_iommu(section->mr) &&
+        vfio_ioas_misaligned(ioas, section)) {
+        return;
+    }
+    if (!vfio_ioas_inner_range(section, &range)) {
+        return;
+    }
+
+    s = g_new0(VFIOIOASSection, 1);
+    s->ioas = ioas;
+    s->mr = section->mr;
+    s->offset_within_region = section->offset_within_region;
+    s->told_iova = section->offset_within_address_space;
+    s->told_size = section->size;
+    s->range = range;
+    if (memory_region_is_iommu(s->mr)) {
+        s->kind = VFIO_SECTION_IOMMU;
+    } else {
+        s->kind = memory_region_has_ram_discard_manager(s->mr) ?
+                  VFIO_SECTION_DISCARD : VFIO_SECTION_RAM;
+        s->range.vaddr = (uintptr_t)memory_region_get_ram_ptr(s->mr) +
+                         s->offset_within_region +
+                         (range.iova - s->told_iova);
+    }
+
+    memory_region_ref(s->mr);
+    g_ptr_array_add(ioas->sections, s);
+    ioas->changed = true;
+    trace_vfio_ioas_region_add(ioas->id, memory_region_name(s->mr), s->kind,
+                               range.iova, range.last, range.readonly);
+}
+
+static void vfio_ioas_region_del(MemoryListener *listener,
+                                 MemoryRegionSection *section)
+{
+    VFIOIOAS *ioas = container_of(listener, VFIOIOAS, listener);
+    guint i;
+
+    for (i = 0; i < ioas->sections->len; i++) {
+        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+        if (!s->gone && s->mr == section->mr &&
+            s->told_iova == section->offset_within_address_space &&
+            s->offset_within_region == section->offset_within_region &&
+            int128_eq(s->told_size, section->size)) {
+            s->gone = true;
+            ioas->changed = true;
+            trace_vfio_ioas_region_del(ioas->id, memory_region_name(s->mr),
+                                       s->range.iova, s->range.last);
+            return;
+        }
+    }
+    /* One that region_add ignored */
+}
+
+static const MemoryListener vfio_ioas_listener = {
+    .name = "vfio-ioas",
+    .region_add = vfio_ioas_region_add,
+    .region_del = vfio_ioas_region_del,
+    .commit = vfio_ioas_listener_commit,
+};
+
+bool vfio_ioas_listen(VFIOIOAS *ioas, Error **errp)
+{
+    ioas->sections = g_ptr_array_new();
+    ioas->mapped = g_array_new(false, false, sizeof(VFIOMapRange));
+    ioas->unreachable = g_hash_table_new(NULL, NULL);
+    ioas->listener = vfio_ioas_listener;
+    memory_listener_register(&ioas->listener, ioas->as);
+    ioas->vm_state =
+        qemu_add_vm_change_state_handler(vfio_ioas_vm_state_changed, ioas);
+    if (ioas->setup_error) {
+        error_propagate(errp, ioas->setup_error);
+        ioas->setup_error = NULL;
+        return false;
+    }
+    ioas->listening = true;
+    return true;
+}
+
+void vfio_ioas_unlisten(VFIOIOAS *ioas)
+{
+    if (!ioas->sections) {
+        return;
+    }
+    ioas->dying = true;
+    qemu_del_vm_change_state_handler(ioas->vm_state);
+    memory_listener_unregister(&ioas->listener);
+    g_ptr_array_free(ioas->sections, true);
+    g_array_free(ioas->mapped, true);
+    g_hash_table_unref(ioas->unreachable);
+    ioas->sections = NULL;
+}

@@ -1,0 +1,163 @@
+/*
+ * Address-space side of VFIO over iommufd: IOASes and HWPTs
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Owns: the kernel's IOAS and HWPT ids, the list of VFIOIOAS, the copy of the
+ * IOVA ranges.  Borrows: the iommufd object, referenced by every attached
+ * device, and an IOAS exists only while one is (or is about to be).
+ *
+ * Invariants: one IOAS per (AddressSpace, iommufd object); an HWPT is listed
+ * from its allocation to its IOMMU_DESTROY, and has at least one user; the
+ * memory listener is registered exactly while a device is attached, so RAM is
+ * pinned only for devices.
+ *
+ * Kernel facts: IOVA ranges may change with every attach and detach (6.2); a
+ * mapping that already exists in a range makes an attach fail that would take
+ * the range away; GET_HW_INFO and HWPT_ALLOC came with 6.6, dirty tracking
+ * with 6.7, and each driver may refuse: attaching to the IOAS always works
+ * where attaching works at all.
+ */
+
+#include "qemu/osdep.h"
+#include <linux/iommufd.h>
+
+#include "ioas.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "trace.h"
+
+static QLIST_HEAD(, VFIOIOAS) vfio_ioases = QLIST_HEAD_INITIALIZER(vfio_ioases);
+
+static int vfio_ioas_read_ranges(VFIOIOAS *ioas)
+{
+    IOMMUFDRange *ranges;
+    uint64_t alignment;
+    uint32_t nr;
+    int ret;
+
+    ret = iommufd_backend_iova_ranges(ioas->be, ioas->id, &ranges, &nr,
+                                      &alignment);
+    if (ret) {
+        return ret;
+    }
+    g_free(ioas->ranges);
+    ioas->ranges = ranges;
+    ioas->nr_ranges = nr;
+    ioas->alignment = alignment;
+    return 0;
+}
+
+VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Error **errp)
+{
+    VFIOIOAS *ioas;
+    uint32_t id;
+    int ret;
+
+    QLIST_FOREACH(ioas, &vfio_ioases, next) {
+        if (ioas->be == be && ioas->as == as) {
+            ioas->users++;
+            return ioas;
+        }
+    }
+
+    ret = iommufd_backend_alloc_ioas(be, &id);
+    if (ret) {
+        error_setg_errno(errp, -ret, "IOMMU_IOAS_ALLOC failed");
+        return NULL;
+    }
+
+    ioas = g_new0(VFIOIOAS, 1);
+    ioas->be = be;
+    ioas->as = as;
+    ioas->id = id;
+    ioas->users = 1;
+    QLIST_INIT(&ioas->hwpts);
+    QLIST_INSERT_HEAD(&vfio_ioases, ioas, next);
+    return ioas;
+}
+
+void vfio_ioas_put(VFIOIOAS *ioas)
+{
+    if (--ioas->users) {
+        /* Wider, perhaps.  On failure the narrower ranges stay: safe. */
+        vfio_ioas_read_ranges(ioas);
+        return;
+    }
+
+    vfio_ioas_unlisten(ioas);
+    QLIST_REMOVE(ioas, next);
+    /* Frees whatever is still mapped with it */
+    iommufd_backend_destroy_id(ioas->be, ioas->id);
+    g_free(ioas->ranges);
+    g_free(ioas);
+}
+
+VFIOHWPT *vfio_ioas_alloc_hwpt(VFIOIOAS *ioas, uint32_t devid)
+{
+    uint32_t flags = 0, id;
+    uint64_t caps = 0;
+    VFIOHWPT *hwpt;
+    int ret;
+
+    ret = iommufd_backend_get_hw_info(ioas->be, devid, &caps);
+    if (ret) {
+        trace_vfio_ioas_no_hwpt(ioas->id, devid, "GET_HW_INFO", ret);
+        return NULL;
+    }
+    if (caps & IOMMU_HW_CAP_DIRTY_TRACKING) {
+        flags = IOMMU_HWPT_ALLOC_DIRTY_TRACKING;
+    }
+
+    ret = iommufd_backend_alloc_hwpt(ioas->be, devid, ioas->id, flags, &id);
+    if (ret && flags) {
+        trace_vfio_ioas_no_hwpt(ioas->id, devid, "DIRTY_TRACKING", ret);
+        flags = 0;
+        ret = iommufd_backend_alloc_hwpt(ioas->be, devid, ioas->id, flags, &id);
+    }
+    if (ret) {
+        trace_vfio_ioas_no_hwpt(ioas->id, devid, "HWPT_ALLOC", ret);
+        return NULL;
+    }
+
+    hwpt = g_new0(VFIOHWPT, 1);
+    hwpt->id = id;
+    hwpt->dirty_tracking = flags;
+    hwpt->users = 1;
+    QLIST_INSERT_HEAD(&ioas->hwpts, hwpt, next);
+    return hwpt;
+}
+
+void vfio_ioas_put_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt)
+{
+    if (--hwpt->users) {
+        return;
+    }
+    QLIST_REMOVE(hwpt, next);
+    iommufd_backend_destroy_id(ioas->be, hwpt->id);
+    g_free(hwpt);
+}
+
+bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp)
+{
+    int ret = vfio_ioas_read_ranges(ioas);
+
+    if (ret) {
+        error_setg_errno(errp, -ret, "IOMMU_IOAS_IOVA_RANGES of IOAS %" PRIu32
+                         " failed", ioas->id);
+        return false;
+    }
+    return ioas->listening || vfio_ioas_listen(ioas, errp);
+}
+
+bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last)
+{
+    uint32_t i;
+
+    for (i = 0; i < ioas->nr_ranges; i++) {
+        if (ioas->ranges[i].start <= iova && last <= ioas->ranges[i].last) {
+            return true;
+        }
+    }
+    return false;
+}

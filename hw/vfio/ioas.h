@@ -1,0 +1,167 @@
+/*
+ * Address-space side of VFIO over iommufd: IOAS, HWPTs, memory listener
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * There is one VFIOIOAS per pair of AddressSpace and iommufd object.  All
+ * devices of the pair share its mappings.  This side knows guest memory and
+ * the iommufd; it does not know PCI, sysfs or KVM.  The device side (cdev.c)
+ * calls it; it never calls back.
+ *
+ *   ioas.c           the kernel's IOAS and HWPTs, IOVA ranges, life cycle
+ *   ioas-listener.c  the MemoryListener: sections of RAM, difference, failure
+ *   ioas-dynamic.c   sections whose content comes and goes piece by piece:
+ *                    guest IOMMUs and RamDiscardManager (virtio-mem)
+ */
+
+#ifndef HW_VFIO_IOAS_H
+#define HW_VFIO_IOAS_H
+
+#include "exec/memory.h"
+#include "qemu/queue.h"
+#include "sysemu/iommufd.h"
+#include "sysemu/runstate.h"
+#include "map-planner.h"
+
+typedef struct VFIOIOAS VFIOIOAS;
+
+/* A hardware page table over the IOAS, shared by devices that can */
+typedef struct VFIOHWPT {
+    uint32_t id;
+    bool dirty_tracking;        /* allocated so that it can log DMA writes */
+    unsigned users;             /* devices attached to it */
+    QLIST_ENTRY(VFIOHWPT) next;
+} VFIOHWPT;
+
+/* What an IOAS does with a section of the memory map */
+typedef enum VFIOSectionKind {
+    VFIO_SECTION_RAM,           /* mapped as a whole, see the planner */
+    VFIO_SECTION_IOMMU,         /* a guest IOMMU says what is mapped */
+    VFIO_SECTION_DISCARD,       /* a RamDiscardManager says what is there */
+} VFIOSectionKind;
+
+/*
+ * One section that the listener was told of and that concerns the IOMMU.
+ * References its MemoryRegion until the commit that unmaps it.
+ */
+typedef struct VFIOIOASSection {
+    VFIOIOAS *ioas;
+    VFIOSectionKind kind;
+    MemoryRegion *mr;
+    hwaddr offset_within_region;
+    VFIOMapRange range;         /* host-page aligned inside of the section */
+    hwaddr told_iova;           /* as told by the listener, perhaps unaligned */
+    Int128 told_size;
+    bool active;                /* dynamic kinds: registered with the source */
+    bool failed;                /* dynamic kinds: something is not mapped */
+    bool gone;                  /* region_del was seen, commit was not */
+    struct IOVATree *pieces;    /* dynamic kinds: what is mapped */
+    IOMMUNotifier notifier;             /* VFIO_SECTION_IOMMU */
+    RamDiscardListener discard;         /* VFIO_SECTION_DISCARD */
+    uint64_t granularity;               /* VFIO_SECTION_DISCARD, bytes */
+} VFIOIOASSection;
+
+struct VFIOIOAS {
+    IOMMUFDBackend *be;         /* held by the attached devices */
+    AddressSpace *as;
+    uint32_t id;
+    unsigned users;
+    QLIST_ENTRY(VFIOIOAS) next;
+
+    QLIST_HEAD(, VFIOHWPT) hwpts;
+    IOMMUFDRange *ranges;       /* read again after each attach and detach */
+    uint32_t nr_ranges;
+    uint64_t alignment;
+
+    MemoryListener listener;
+    bool listening;             /* registered: failures come late from now */
+    bool dying;                 /* mappings go away with the kernel's IOAS */
+    bool changed;               /* sections came or went since the commit */
+    bool incomplete;            /* guest RAM is missing; the VM must not run */
+    Error *setup_error;         /* first failure before @listening */
+    GPtrArray *sections;        /* of VFIOIOASSection */
+    GArray *mapped;             /* of VFIOMapRange: RAM sections, in order */
+    GHashTable *unreachable;    /* owners of BARs that cannot be mapped */
+    VMChangeStateEntry *vm_state;
+};
+
+/**
+ * vfio_ioas_get - the IOAS of @as in @be, allocated if there is none yet
+ *
+ * Takes a reference, dropped by vfio_ioas_put().  Returns NULL with @errp set
+ * when the kernel gives none.
+ */
+VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Error **errp);
+
+/**
+ * vfio_ioas_put - drop a reference, after the device was detached
+ *
+ * With the last one everything is unmapped and the kernel's IOAS is freed;
+ * before that, the IOVA ranges are read again.
+ */
+void vfio_ioas_put(VFIOIOAS *ioas);
+
+/**
+ * vfio_ioas_alloc_hwpt - allocate a HWPT that suits the device @devid
+ *
+ * With dirty tracking where the IOMMU has it.  Takes a reference for the
+ * device.  Returns NULL when kernel or driver have no such thing: attach to
+ * the IOAS itself then, and let the kernel choose a domain.
+ */
+VFIOHWPT *vfio_ioas_alloc_hwpt(VFIOIOAS *ioas, uint32_t devid);
+
+/**
+ * vfio_ioas_put_hwpt - a device left the HWPT; the last one frees it
+ */
+void vfio_ioas_put_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt);
+
+/**
+ * vfio_ioas_attached - a device was attached: make the memory map good for it
+ *
+ * Reads the IOVA ranges again and, for the first device, maps all RAM of the
+ * address space.  On failure (RAM outside the ranges, memlock, ...) returns
+ * false with @errp naming range, reason and remedy; the caller detaches the
+ * device and puts the IOAS, which undoes the rest.
+ */
+bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp);
+
+/* Among the parts of the address-space side */
+
+/**
+ * vfio_ioas_reachable - can the IOMMU translate all of [@iova, @last]?
+ */
+bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last);
+
+/**
+ * vfio_ioas_listen - register the MemoryListener and map what it tells
+ * vfio_ioas_unlisten - the reverse; the mappings themselves stay
+ */
+bool vfio_ioas_listen(VFIOIOAS *ioas, Error **errp);
+void vfio_ioas_unlisten(VFIOIOAS *ioas);
+
+/**
+ * vfio_ioas_map_failed - note that guest memory could not be mapped
+ * @ret: -errno; -ERANGE means outside the IOVA ranges
+ *
+ * While a device is being attached: keeps the first failure for its error.
+ * Later: says so in one line and stops the VM; `cont` tries again.
+ */
+void vfio_ioas_map_failed(VFIOIOAS *ioas, const char *region,
+                          uint64_t iova, uint64_t last, int ret);
+
+/**
+ * vfio_ioas_fail - the same for a failure that is not that of a map
+ * @err: taken over
+ */
+void vfio_ioas_fail(VFIOIOAS *ioas, Error *err);
+
+/**
+ * vfio_ioas_start_dynamic - listen to the source of the section, map its pieces
+ * vfio_ioas_stop_dynamic - the reverse, with everything unmapped
+ * vfio_ioas_retry_dynamic - map what an earlier attempt could not
+ */
+void vfio_ioas_start_dynamic(VFIOIOASSection *section);
+void vfio_ioas_stop_dynamic(VFIOIOASSection *section);
+void vfio_ioas_retry_dynamic(VFIOIOASSection *section);
+
+#endif

@@ -1,0 +1,154 @@
+/*
+ * The iommufd object: QEMU's handle on /dev/iommu
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * One object owns one iommufd descriptor, whether it opened /dev/iommu
+ * itself or was given a descriptor (fd=).  Everything else in QEMU borrows
+ * it: VFIO devices bind to it and address spaces allocate IOASes in it.
+ * All ioctls on the descriptor are issued by backends/iommufd.c, through the
+ * wrappers declared here; nobody else calls ioctl() on it.
+ *
+ * Wrappers are silent: they return 0 or -errno (or void where nothing can be
+ * done), trace what happened and leave reporting to the caller, who knows
+ * which device or which range it was about.
+ *
+ * Source of all semantics: include/uapi/linux/iommufd.h and
+ * Documentation/userspace-api/iommufd.rst of Linux 6.12.
+ */
+
+#ifndef SYSEMU_IOMMUFD_H
+#define SYSEMU_IOMMUFD_H
+
+#include "qom/object.h"
+#include "qemu/queue.h"
+
+#define TYPE_IOMMUFD_BACKEND "iommufd"
+OBJECT_DECLARE_SIMPLE_TYPE(IOMMUFDBackend, IOMMUFD_BACKEND)
+
+/*
+ * Who uses the object.  Embedded in the user; the object lists it from
+ * iommufd_backend_get() to iommufd_backend_put().
+ */
+typedef struct IOMMUFDUser {
+    char *name;                         /* as in "device 'hostdev0'" */
+    QLIST_ENTRY(IOMMUFDUser) next;
+} IOMMUFDUser;
+
+struct IOMMUFDBackend {
+    Object parent_obj;
+
+    char *fd_param;                     /* fd= as given, NULL if none */
+    int fd;                             /* -1 until the object is complete */
+    QLIST_HEAD(, IOMMUFDUser) users;
+};
+
+/* An IOVA range that the IOMMU can translate; @last is inclusive. */
+typedef struct IOMMUFDRange {
+    uint64_t start;
+    uint64_t last;
+} IOMMUFDRange;
+
+/**
+ * iommufd_backend_get - start using the object
+ * @name: who uses it, in words; copied
+ *
+ * Takes a reference on @be, so that it outlives the link property of the
+ * device that named it, and enters @user in its list: while the list is not
+ * empty object-del is refused and names the first user.
+ */
+void iommufd_backend_get(IOMMUFDBackend *be, IOMMUFDUser *user,
+                         const char *name);
+
+/**
+ * iommufd_backend_put - the reverse of iommufd_backend_get(); cannot fail
+ */
+void iommufd_backend_put(IOMMUFDBackend *be, IOMMUFDUser *user);
+
+/**
+ * iommufd_backend_destroy_id - free a kernel object (IOAS or HWPT)
+ *
+ * IOMMU_DESTROY, Linux 6.2.  Cannot fail for the caller: what the kernel
+ * refuses (-EBUSY, still referenced) is reported once as a warning and stays
+ * until the descriptor is closed.
+ */
+void iommufd_backend_destroy_id(IOMMUFDBackend *be, uint32_t id);
+
+/**
+ * iommufd_backend_alloc_ioas - allocate an IO address space
+ * @ioas_id: the new object; the caller frees it with
+ *           iommufd_backend_destroy_id()
+ *
+ * IOMMU_IOAS_ALLOC, Linux 6.2.  Returns 0, or -ENOMEM.
+ */
+int iommufd_backend_alloc_ioas(IOMMUFDBackend *be, uint32_t *ioas_id);
+
+/**
+ * iommufd_backend_iova_ranges - which IOVAs the IOAS can map now
+ * @ranges: a newly allocated array in ascending order, for g_free()
+ * @nr: how many
+ * @alignment: in bytes; every map starts and ends at a multiple of it
+ *
+ * IOMMU_IOAS_IOVA_RANGES, Linux 6.2.  The answer changes whenever a device is
+ * attached to or detached from the IOAS: ask again, store it nowhere else.
+ * Returns 0; -ENOENT for a wrong id; -ENOMEM.
+ */
+int iommufd_backend_iova_ranges(IOMMUFDBackend *be, uint32_t ioas_id,
+                                IOMMUFDRange **ranges, uint32_t *nr,
+                                uint64_t *alignment);
+
+/**
+ * iommufd_backend_map_dma - map this process' memory at a fixed IOVA
+ * @iova, @size: bytes, multiples of the IOAS' alignment
+ * @vaddr: address in this process; the pages stay pinned until unmapped
+ *
+ * IOMMU_IOAS_MAP, Linux 6.2.  Returns 0, or -errno with nothing mapped:
+ *   -EINVAL     misaligned, or in a range that the IOMMU reserves
+ *   -EEXIST     overlaps a mapping
+ *   -EOVERFLOW  wraps
+ *   -EFAULT     not ordinary memory (a PCI BAR), or not accessible
+ *   -ENOMEM     RLIMIT_MEMLOCK, or no memory
+ */
+int iommufd_backend_map_dma(IOMMUFDBackend *be, uint32_t ioas_id,
+                            uint64_t iova, uint64_t size, void *vaddr,
+                            bool readonly);
+
+/**
+ * iommufd_backend_unmap_dma - drop every mapping inside [@iova, @last]
+ * @last: inclusive; 0 to UINT64_MAX drops everything in the IOAS
+ *
+ * IOMMU_IOAS_UNMAP, Linux 6.2.  Returns 0, or -errno with nothing unmapped:
+ *   -ENOENT  nothing is mapped there, OR a mapping crosses an edge of the
+ *            range and is kept.  A caller that knows what it mapped can tell
+ *            these apart; the kernel does not.
+ */
+int iommufd_backend_unmap_dma(IOMMUFDBackend *be, uint32_t ioas_id,
+                              uint64_t iova, uint64_t last);
+
+/**
+ * iommufd_backend_get_hw_info - what the IOMMU behind a device can do
+ * @devid: from VFIO_DEVICE_BIND_IOMMUFD
+ * @caps: enum iommufd_hw_capabilities
+ *
+ * IOMMU_GET_HW_INFO, Linux 6.6 (capabilities 6.7; zero before).  Returns 0;
+ * -ENOTTY on an older kernel; -ENOENT or -EINVAL for an emulated (mdev)
+ * device, which has no IOMMU; -EOPNOTSUPP.
+ */
+int iommufd_backend_get_hw_info(IOMMUFDBackend *be, uint32_t devid,
+                                uint64_t *caps);
+
+/**
+ * iommufd_backend_alloc_hwpt - allocate a hardware page table over an IOAS
+ * @flags: enum iommufd_hwpt_alloc_flags
+ * @hwpt_id: the new object; the caller frees it with
+ *           iommufd_backend_destroy_id() when no device is attached
+ *
+ * IOMMU_HWPT_ALLOC, Linux 6.6.  Everything that the IOAS maps is pinned and
+ * mapped in it at once.  Returns 0; -ENOTTY on an older kernel; -EOPNOTSUPP
+ * when the IOMMU driver cannot do what @flags ask; -ENOMEM (see map).
+ */
+int iommufd_backend_alloc_hwpt(IOMMUFDBackend *be, uint32_t devid,
+                               uint32_t ioas_id, uint32_t flags,
+                               uint32_t *hwpt_id);
+
+#endif
