@@ -1,0 +1,267 @@
+/*
+ * A fake of the kernel's iommufd interface: mappings
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The model of io_pagetable.c and ioas.c of Linux 6.12, with the same order of
+ * checks.  Memory is checked and accounted while an IOAS has a page table, as
+ * the kernel pins only then; accounting is per user, so that all iommufds of
+ * the process share one limit.
+ */
+
+#include "qemu/osdep.h"
+#include <linux/iommufd.h>
+
+#include "fake-iommufd.h"
+
+#define PAGE            4096ULL
+
+static uint64_t pinned;                 /* by all iommufds of the process */
+
+static FakeArea *area_at(const FakeObject *ioas, guint i)
+{
+    return &g_array_index(ioas->areas, FakeArea, i);
+}
+
+/* Index of the first area that ends at or behind @iova */
+static guint area_behind(const FakeObject *ioas, uint64_t iova)
+{
+    guint i = 0;
+
+    while (i < ioas->areas->len && area_at(ioas, i)->last < iova) {
+        i++;
+    }
+    return i;
+}
+
+bool fake_ioas_overlaps(const FakeObject *ioas, uint64_t iova, uint64_t last)
+{
+    guint i = area_behind(ioas, iova);
+
+    return i < ioas->areas->len && area_at(ioas, i)->iova <= last;
+}
+
+uint64_t fake_ioas_bytes(const FakeObject *ioas)
+{
+    uint64_t sum = 0;
+    guint i;
+
+    for (i = 0; i < ioas->areas->len; i++) {
+        sum += area_at(ioas, i)->last - area_at(ioas, i)->iova + 1;
+    }
+    return sum;
+}
+
+/*
+ * Could the kernel pin this?  A device's BAR (VM_PFNMAP) it cannot, nor what
+ * is not mapped in the process or not accessible enough.
+ */
+static int check_memory(const FakeArea *area)
+{
+    uint64_t next = area->va, end = area->va + (area->last - area->iova) + 1;
+    g_autofree char *maps = NULL;
+    char *line;
+
+    if (!g_file_get_contents("/proc/self/maps", &maps, NULL, NULL)) {
+        return -EFAULT;
+    }
+    for (line = maps; line && *line && next < end;) {
+        char *eol = strchr(line, '\n');
+        uint64_t from, to;
+        char perms[5];
+
+        *eol = 0;
+        if (sscanf(line, "%" PRIx64 "-%" PRIx64 " %4s", &from, &to,
+                   perms) == 3 && from <= next && next < to) {
+            if (perms[0] != 'r' || (area->writable && perms[1] != 'w') ||
+                strstr(line, "/memfd:" FAKE_CDEV_MEMFD)) {
+                return -EFAULT;
+            }
+            next = to;
+        }
+        line = eol + 1;
+    }
+    return next < end ? -EFAULT : 0;
+}
+
+static int pin(uint64_t bytes)
+{
+    if (fake_control.memlock && pinned + bytes > fake_control.memlock) {
+        return -ENOMEM;
+    }
+    pinned += bytes;
+    return 0;
+}
+
+void fake_ioas_init(FakeObject *ioas)
+{
+    ioas->areas = g_array_new(false, false, sizeof(FakeArea));
+}
+
+void fake_ioas_free(FakeObject *ioas)
+{
+    g_array_free(ioas->areas, true);
+}
+
+int fake_ioas_add_domain(FakeObject *ioas)
+{
+    guint i;
+    int ret;
+
+    for (i = 0; i < ioas->areas->len; i++) {
+        FakeArea *a = area_at(ioas, i);
+
+        if ((a->iova | (a->last + 1) | a->va) % PAGE ||
+            a->last > fake_control.aperture_last) {
+            return -EADDRINUSE;
+        }
+    }
+    if (!ioas->domains) {
+        for (i = 0; i < ioas->areas->len; i++) {
+            ret = check_memory(area_at(ioas, i));
+            if (ret) {
+                return ret;
+            }
+        }
+        ret = pin(fake_ioas_bytes(ioas));
+        if (ret) {
+            return ret;
+        }
+    }
+    ioas->domains++;
+    return 0;
+}
+
+void fake_ioas_del_domain(FakeObject *ioas)
+{
+    if (!--ioas->domains) {
+        pinned -= fake_ioas_bytes(ioas);
+    }
+}
+
+/* The ioctls; @r are the @n reserved ranges */
+
+int fake_ioas_ranges(const FakeObject *ioas, const FakeRange *r, unsigned n,
+                     struct iommu_ioas_iova_ranges *cmd)
+{
+    struct iommu_iova_range *out = (void *)(uintptr_t)cmd->allowed_iovas;
+    uint64_t next = 0;
+    uint32_t room = cmd->num_iovas;
+    unsigned i;
+
+    if (cmd->__reserved) {
+        return -EOPNOTSUPP;
+    }
+    if (!ioas) {
+        return -ENOENT;
+    }
+    cmd->num_iovas = 0;
+    cmd->out_iova_alignment = ioas->domains ? PAGE : 1;
+    for (i = 0; i <= n; i++) {
+        uint64_t last = i < n ? r[i].start - 1 : UINT64_MAX;
+
+        if (i < n ? next < r[i].start : !n || r[n - 1].last != UINT64_MAX) {
+            if (cmd->num_iovas < room) {
+                out[cmd->num_iovas] = (struct iommu_iova_range) { next, last };
+            }
+            cmd->num_iovas++;
+        }
+        if (i < n) {
+            next = MAX(next, r[i].last + 1);
+        }
+    }
+    return cmd->num_iovas > room ? -EMSGSIZE : 0;
+}
+
+int fake_ioas_map(FakeObject *ioas, const FakeRange *r, unsigned n,
+                  struct iommu_ioas_map *cmd)
+{
+    FakeArea area = {
+        .iova = cmd->iova,
+        .last = cmd->iova + cmd->length - 1,
+        .va = cmd->user_va,
+        .writable = cmd->flags & IOMMU_IOAS_MAP_WRITEABLE,
+    };
+    int ret;
+
+    if ((cmd->flags & ~(IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE |
+                        IOMMU_IOAS_MAP_READABLE)) || cmd->__reserved) {
+        return -EOPNOTSUPP;
+    }
+    if (cmd->iova == UINT64_MAX || cmd->length == UINT64_MAX) {
+        return -EOVERFLOW;
+    }
+    if (!(cmd->flags & (IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE))) {
+        return -EINVAL;
+    }
+    if (!ioas) {
+        return -ENOENT;
+    }
+    if (!cmd->length) {
+        return -EINVAL;
+    }
+    if (cmd->user_va + cmd->length < cmd->user_va) {
+        return -EOVERFLOW;
+    }
+    if (!(cmd->flags & IOMMU_IOAS_MAP_FIXED_IOVA)) {
+        return -EOPNOTSUPP;             /* not modelled */
+    }
+    if (ioas->domains && (cmd->iova | cmd->length | cmd->user_va) % PAGE) {
+        return -EINVAL;
+    }
+    if (area.last < area.iova) {
+        return -EOVERFLOW;
+    }
+    while (n-- > 0) {
+        if (r[n].start <= area.last && area.iova <= r[n].last) {
+            return -EINVAL;
+        }
+    }
+    if (fake_ioas_overlaps(ioas, area.iova, area.last)) {
+        return -EEXIST;
+    }
+    if (ioas->domains) {
+        ret = check_memory(&area);
+        ret = ret ?: pin(cmd->length);
+        if (ret) {
+            return ret;
+        }
+    }
+    g_array_insert_val(ioas->areas, area_behind(ioas, area.iova), area);
+    return 0;
+}
+
+/* Areas go one by one from the first; one that would be cut ends it */
+int fake_ioas_unmap(FakeObject *ioas, struct iommu_ioas_unmap *cmd)
+{
+    bool all = cmd->iova == 0 && cmd->length == UINT64_MAX;
+    uint64_t last = all ? UINT64_MAX : cmd->iova + cmd->length - 1, bytes = 0;
+    guint i;
+
+    if (!ioas) {
+        return -ENOENT;
+    }
+    if (!all && (cmd->iova == UINT64_MAX || cmd->length == UINT64_MAX)) {
+        return -EOVERFLOW;
+    }
+    if (!cmd->length) {
+        return -EINVAL;
+    }
+    if (last < cmd->iova) {
+        return -EOVERFLOW;
+    }
+    for (i = area_behind(ioas, cmd->iova);
+         i < ioas->areas->len && area_at(ioas, i)->iova <= last;) {
+        FakeArea a = *area_at(ioas, i);
+        uint64_t size = a.last - a.iova + 1;
+
+        if (a.iova < cmd->iova || a.last > last) {
+            return -ENOENT;
+        }
+        g_array_remove_index(ioas->areas, i);
+        bytes += size;
+        pinned -= ioas->domains ? size : 0;
+    }
+    cmd->length = bytes;
+    return bytes || all ? 0 : -ENOENT;
+}

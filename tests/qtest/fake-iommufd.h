@@ -1,0 +1,165 @@
+/*
+ * A fake of the kernel's iommufd and VFIO cdev interfaces, for tests
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ *   fake-iommufd.c   what an iommufd does: objects and page tables
+ *   fake-ioas.c      what is mapped in an IOAS
+ *   fake-vfio-pci.c  what a VFIO cdev does, with a small PCI function behind
+ *   fake-kernel.c    descriptors; control, log, leak report
+ *   fake-libc.c      the calls of the process that all this is linked to, or
+ *                    preloaded into
+ *
+ * It is strict where the kernel is: sizes, flags, reserved fields, alignment,
+ * overlap, splits, kinds of ids and lifetimes are those of Linux 6.12.  What
+ * it does not model (copy, allowed IOVAs, dirty bitmaps, nesting, faults)
+ * answers ENOTTY like an unknown ioctl; it never pretends.
+ *
+ * Control: lines of text, from the file named by FAKE_KERNEL_CONTROL (read
+ * again whenever it changes) or from fake_kernel_control().  Each time all of
+ * it is replaced and all counters start again.
+ *
+ *   devices N            vfio0 to vfioN-1 have a node (default 2)
+ *   memlock BYTES        limit of pinned memory; 0 is none
+ *   aperture-last IOVA   the last IOVA that the IOMMU translates
+ *   hole N IOVA LAST     reserved, too, while device N is attached
+ *   no NAME              the ioctl does not exist (ENOTTY)
+ *   dirty 0|1            the IOMMU can track writes
+ *   mdev N               device N is emulated
+ *   alone N              device N cannot use another device's page table
+ *   group-open N         the VFIO group of device N is open
+ *   unsafe N             no interrupt isolation for device N
+ *   no-reset N           device N has no reset of its own
+ *   shared-bus N DEVID   a hot reset of device N hits another function, too
+ *   open PATH ERRNO      open of PATH fails
+ *   fail NAME NTH ERRNO  the NTH ioctl called NAME (* for any) fails
+ *
+ * Log: the file named by FAKE_KERNEL_LOG; one line per ioctl, and one for each
+ * descriptor that is opened or gone, the latter with what it left behind.
+ */
+
+#ifndef TESTS_QTEST_FAKE_IOMMUFD_H
+#define TESTS_QTEST_FAKE_IOMMUFD_H
+
+#define FAKE_MAX_DEVICES    8
+#define FAKE_IOMMU_PATH     "/dev/iommu"
+#define FAKE_CDEV_PATH      "/dev/vfio/devices/vfio"
+#define FAKE_IOMMU_MAJOR    10
+#define FAKE_IOMMU_MINOR    127
+#define FAKE_CDEV_MAJOR     511
+
+/* Names of the files that stand behind the descriptors; see fake-kernel.c */
+#define FAKE_IOMMU_MEMFD    "fake-iommu"
+#define FAKE_CDEV_MEMFD     "fake-vfio"
+
+typedef struct FakeIommufd FakeIommufd;
+typedef struct FakeCdev FakeCdev;
+
+typedef struct FakeDeviceControl {
+    bool mdev, alone, group_open, unsafe, no_reset;
+    int32_t shared_bus;                 /* devid of the other function, or 0 */
+    uint64_t hole, hole_last;           /* none if both are 0 */
+} FakeDeviceControl;
+
+typedef struct FakeControl {
+    unsigned devices;
+    uint64_t memlock;
+    uint64_t aperture_last;
+    bool dirty;
+    FakeDeviceControl device[FAKE_MAX_DEVICES];
+} FakeControl;
+
+/* What the kernel holds for the process */
+typedef struct FakeCounts {
+    unsigned iommufds, cdevs, bound, ioas, hwpts, areas;
+    uint64_t mapped, pinned;            /* bytes */
+} FakeCounts;
+
+/* fake-kernel.c; those that stand for a call set errno as it does */
+#define FAKE_NOT_OURS (-2)
+extern FakeControl fake_control;
+void fake_kernel_control(const char *text);
+FakeCounts fake_kernel_counts(void);
+void fake_log(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
+FakeIommufd *fake_kernel_iommufd(int fd);
+unsigned long fake_kernel_ioctls(void);
+const char *fake_kernel_ioctl_name(unsigned long request);
+bool fake_kernel_is_node(const char *path, unsigned *minor);
+bool fake_kernel_owns(int fd, bool *is_iommu, unsigned *index);
+int fake_kernel_open(const char *path, int flags);
+int fake_kernel_close(int fd);
+int fake_kernel_ioctl(int fd, unsigned long request, void *arg);
+ssize_t fake_kernel_rw(int fd, void *buf, size_t size, uint64_t offset,
+                       bool write);
+void *fake_kernel_mmap(void *addr, size_t size, int prot, int flags, int fd,
+                       uint64_t offset);
+
+/* All of these return 0 or -errno.  fake-iommufd.c: */
+FakeIommufd *fake_iommufd_new(void);
+void fake_iommufd_get(FakeIommufd *ictx);
+void fake_iommufd_put(FakeIommufd *ictx);
+int fake_iommufd_ioctl(FakeIommufd *ictx, unsigned long request, void *arg);
+int fake_iommufd_bind(FakeIommufd *ictx, unsigned index, uint32_t *devid);
+void fake_iommufd_unbind(FakeIommufd *ictx, uint32_t devid);
+int fake_iommufd_attach(FakeIommufd *ictx, uint32_t devid, uint32_t *pt_id);
+void fake_iommufd_detach(FakeIommufd *ictx, uint32_t devid);
+void fake_iommufd_count(const FakeIommufd *ictx, FakeCounts *counts);
+
+/* Between fake-iommufd.c and fake-ioas.c */
+#define FAKE_MAX_RESERVED   (FAKE_MAX_DEVICES + 2)
+
+typedef struct FakeRange {
+    uint64_t start, last;
+} FakeRange;
+
+typedef enum FakeKind {
+    FAKE_FREE, FAKE_IOAS, FAKE_HWPT, FAKE_DEVICE, FAKE_ACCESS
+} FakeKind;
+
+typedef struct FakeArea {
+    uint64_t iova, last, va;
+    bool writable;
+} FakeArea;
+typedef struct FakeObject {
+    FakeKind kind;
+    unsigned users;
+    /* IOAS */
+    GArray *areas;
+    unsigned domains;
+    bool no_huge_pages;
+    /* HWPT */
+    uint32_t ioas;
+    bool automatic;
+    unsigned maker;             /* the device that it was made for */
+    /* DEVICE, ACCESS */
+    unsigned index;
+    uint32_t attached;          /* HWPT, or IOAS for ACCESS */
+} FakeObject;
+
+struct iommu_ioas_iova_ranges;
+struct iommu_ioas_map;
+struct iommu_ioas_unmap;
+
+void fake_ioas_init(FakeObject *ioas);
+void fake_ioas_free(FakeObject *ioas);
+uint64_t fake_ioas_bytes(const FakeObject *ioas);
+bool fake_ioas_overlaps(const FakeObject *ioas, uint64_t iova, uint64_t last);
+int fake_ioas_add_domain(FakeObject *ioas);
+void fake_ioas_del_domain(FakeObject *ioas);
+int fake_ioas_ranges(const FakeObject *ioas, const FakeRange *r, unsigned n,
+                     struct iommu_ioas_iova_ranges *cmd);
+int fake_ioas_map(FakeObject *ioas, const FakeRange *r, unsigned n,
+                  struct iommu_ioas_map *cmd);
+int fake_ioas_unmap(FakeObject *ioas, struct iommu_ioas_unmap *cmd);
+
+/* fake-vfio-pci.c */
+FakeCdev *fake_cdev_new(unsigned index, int backing);
+void fake_cdev_free(FakeCdev *cdev);
+bool fake_cdev_bound(const FakeCdev *cdev);
+int fake_cdev_ioctl(FakeCdev *cdev, unsigned long request, void *arg);
+ssize_t fake_cdev_rw(FakeCdev *cdev, void *buf, size_t size, uint64_t offset,
+                     bool write);
+int fake_cdev_mmap(FakeCdev *cdev, uint64_t offset, size_t size,
+                   uint64_t *backing_offset);
+
+#endif
