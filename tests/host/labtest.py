@@ -309,12 +309,19 @@ class Guest:
         wait(lambda: self.alive() and
              read(self.console).count('GUEST-UP ') >= times, seconds,
              'guest user space')
+        # a port that was open when the guest reset may swallow what is sent
+        wait(self._agent_answers, 60, 'agent')
+
+    def _agent_answers(self):
         if self.agent:
             self.agent.close()
         self.agent = socket.socket(socket.AF_UNIX)
         self.agent.connect(self.dir + '/agent')
         self.buf = b''
-        self.run('true')
+        try:
+            return self.try_run('true', 2)[0] == 0
+        except AssertionError:
+            return False
 
     def run(self, command, seconds=60):
         """Run a line of shell in the guest; what it prints, or an error."""
