@@ -14,7 +14,9 @@
 #include <sys/sysmacros.h>
 
 #include "cdev.h"
+#include "monitor/monitor.h"
 #include "qapi/error.h"
+#include "qemu/ctype.h"
 
 /* Base name of the link @sysfsdev/@link, NULL if there is none */
 static char *vfio_cdev_link(const char *sysfsdev, const char *link)
@@ -40,6 +42,76 @@ static bool vfio_cdev_is_noiommu(const char *sysfsdev)
 
     return g_file_get_contents(path, &name, NULL, NULL) &&
            g_str_has_prefix(name, "vfio-noiommu");
+}
+
+char *vfio_cdev_sysfsdev(int fd)
+{
+    g_autofree char *link = NULL;
+    g_autofree char *path = NULL;
+    g_autofree char *class = NULL;
+    g_autofree char *parent = NULL;
+    char *real;
+    struct stat st;
+
+    if (fstat(fd, &st) || !S_ISCHR(st.st_mode)) {
+        return NULL;
+    }
+    /* -> /sys/devices/.../0000:65:00.0/vfio-dev/vfio0 */
+    link = g_strdup_printf("/sys/dev/char/%u:%u", major(st.st_rdev),
+                           minor(st.st_rdev));
+    real = realpath(link, NULL);
+    path = g_strdup(real ?: "");
+    free(real);
+    parent = g_path_get_dirname(path);
+    class = g_path_get_basename(parent);
+    return strcmp(class, "vfio-dev") ? NULL : g_path_get_dirname(parent);
+}
+
+bool vfio_cdev_take_fd(VFIODevice *vbasedev, bool named, Error **errp)
+{
+    g_autofree char *sysfsdev = NULL;
+    g_autofree char *link = NULL;
+    g_autofree char *what = NULL;
+    int fd;
+
+    if (!vbasedev->fd_param) {
+        return true;
+    }
+    if (!vbasedev->iommufd) {
+        error_setg(errp, "fd= needs iommufd=: name the iommufd object that "
+                   "the device shall use");
+        return false;
+    }
+
+    fd = monitor_fd_param(monitor_cur(), vbasedev->fd_param, errp);
+    if (fd < 0) {
+        return false;
+    }
+    vbasedev->passed = g_new(VFIOPassedFD, 1);
+    vbasedev->passed->fd = fd;
+    vbasedev->passed->ours = !qemu_isdigit(vbasedev->fd_param[0]);
+
+    sysfsdev = vfio_cdev_sysfsdev(fd);
+    if (!sysfsdev) {
+        link = g_strdup_printf("/proc/self/fd/%d", fd);
+        what = g_file_read_link(link, NULL);
+        error_setg(errp, "fd '%s' is %s, not a VFIO device: pass a descriptor "
+                   "of /dev/vfio/devices/vfioN", vbasedev->fd_param,
+                   what ?: "not open");
+        return false;
+    }
+    if (!named && !vbasedev->sysfsdev) {
+        vbasedev->sysfsdev = g_steal_pointer(&sysfsdev);
+    }
+    return true;
+}
+
+void vfio_cdev_drop_fd(VFIODevice *vbasedev)
+{
+    if (vbasedev->passed && vbasedev->passed->ours) {
+        close(vbasedev->passed->fd);
+    }
+    g_clear_pointer(&vbasedev->passed, g_free);
 }
 
 /* Why is there no cdev? */

@@ -244,6 +244,23 @@ static void vfio_cdev_reset_handler(void *opaque)
 
 /* The ladder */
 
+/* host= or sysfsdev= and fd= may both be given, but not contradict */
+static int vfio_cdev_use_passed(VFIOCdev *cdev, Error **errp)
+{
+    int fd = cdev->vbasedev->passed->fd;
+    g_autofree char *sysfsdev = NULL;
+    struct stat st;
+
+    if (!fstat(fd, &st) && st.st_rdev == cdev->rdev) {
+        return fd;
+    }
+    sysfsdev = vfio_cdev_sysfsdev(fd);
+    error_setg(errp, "fd '%s' is %s, but host= or sysfsdev= says %s: give only "
+               "one of them, or the right one", cdev->vbasedev->fd_param,
+               sysfsdev ?: "no VFIO device", cdev->vbasedev->sysfsdev);
+    return -1;
+}
+
 static bool vfio_cdev_setup(VFIOCdev *cdev, AddressSpace *as, Error **errp)
 {
     VFIODevice *vbasedev = cdev->vbasedev;
@@ -265,7 +282,8 @@ static bool vfio_cdev_setup(VFIOCdev *cdev, AddressSpace *as, Error **errp)
         return false;
     }
 
-    cdev->fd = vfio_cdev_open(node, cdev->rdev, errp);
+    cdev->fd = vbasedev->passed ? vfio_cdev_use_passed(cdev, errp)
+                                : vfio_cdev_open(node, cdev->rdev, errp);
     if (cdev->fd < 0) {
         return false;
     }
@@ -292,7 +310,7 @@ static void vfio_cdev_free(VFIOCdev *cdev)
     if (cdev->in_kvm) {
         vfio_kvm_device_del_fd(cdev->fd);
     }
-    if (cdev->fd >= 0) {
+    if (cdev->fd >= 0 && !cdev->vbasedev->passed) {
         close(cdev->fd);
     }
     if (cdev->discard_disabled) {
@@ -320,6 +338,7 @@ bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp)
         vfio_cdev_free(cdev);
         return false;
     }
+    g_clear_pointer(&vbasedev->passed, g_free);         /* it is ours now */
 
     if (QLIST_EMPTY(&vfio_cdevs)) {
         qemu_register_reset(vfio_cdev_reset_handler, NULL);
@@ -336,6 +355,7 @@ void vfio_cdev_detach(VFIODevice *vbasedev)
 {
     VFIOCdev *cdev = vbasedev->cdev;
 
+    vfio_cdev_drop_fd(vbasedev);
     if (!cdev) {
         return;
     }

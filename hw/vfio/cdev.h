@@ -46,10 +46,11 @@ extern VFIOCdevList vfio_cdevs;
 
 /**
  * vfio_cdev_attach - make @vbasedev usable through its cdev
- * @vbasedev: with sysfsdev, name, dev, ops, type and iommufd set
+ * @vbasedev: with sysfsdev, name, dev, ops, type and iommufd set, and what
+ *            vfio_cdev_take_fd() left there
  * @as: the address space that its DMA goes through
  *
- * Opens the node, tells KVM, binds to the iommufd, attaches to the IOAS of
+ * Opens the node unless a descriptor was passed, tells KVM, binds to the iommufd, attaches to the IOAS of
  * @as and maps the guest's memory there if nobody did.  On success fd,
  * num_regions, num_irqs, flags, reset_works and cdev of @vbasedev are set.
  *
@@ -65,11 +66,42 @@ bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp);
 void vfio_cdev_detach(VFIODevice *vbasedev);
 
 /**
+ * vfio_cdev_take_fd - fetch the descriptor that fd= names, if it is given
+ * @named: host= is given, so that sysfsdev will be set from it
+ *
+ * Checks what the descriptor is and keeps it in @vbasedev until
+ * vfio_cdev_attach() uses it.  If neither host= nor sysfsdev= is given,
+ * sysfsdev is set from it.  A name given by getfd is used up in any case; an
+ * inherited descriptor stays open, and its owner's, until the attach succeeds.
+ *
+ * Returns true without fd=; false with @errp set if it is no VFIO cdev.
+ */
+bool vfio_cdev_take_fd(VFIODevice *vbasedev, bool named, Error **errp);
+
+/**
+ * vfio_cdev_drop_fd - let go of a descriptor that no attach has used
+ */
+void vfio_cdev_drop_fd(VFIODevice *vbasedev);
+
+/**
  * vfio_cdev_find - the attached cdev with this devid in this iommufd, or NULL
  */
 VFIOCdev *vfio_cdev_find(IOMMUFDBackend *be, uint32_t devid);
 
 /* cdev-identify.c */
+
+/* A descriptor given by fd= */
+typedef struct VFIOPassedFD {
+    int fd;
+    bool ours;                  /* to be closed if nothing comes of it */
+} VFIOPassedFD;
+
+/**
+ * vfio_cdev_sysfsdev - the sysfs path of the device behind a cdev descriptor
+ *
+ * Returns NULL if @fd is not a VFIO cdev.  For g_free().
+ */
+char *vfio_cdev_sysfsdev(int fd);
 
 /**
  * vfio_cdev_node - which node drives the device at this sysfs path
