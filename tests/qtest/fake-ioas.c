@@ -160,15 +160,16 @@ int fake_ioas_ranges(const FakeObject *ioas, const FakeRange *r, unsigned n,
     for (i = 0; i <= n; i++) {
         uint64_t last = i < n ? r[i].start - 1 : UINT64_MAX;
 
-        if (i < n ? next < r[i].start : !n || r[n - 1].last != UINT64_MAX) {
+        if (i == n || next < r[i].start) {
             if (cmd->num_iovas < room) {
                 out[cmd->num_iovas] = (struct iommu_iova_range) { next, last };
             }
             cmd->num_iovas++;
         }
-        if (i < n) {
-            next = MAX(next, r[i].last + 1);
+        if (i < n && r[i].last == UINT64_MAX) {
+            break;
         }
+        next = i < n ? MAX(next, r[i].last + 1) : 0;
     }
     return cmd->num_iovas > room ? -EMSGSIZE : 0;
 }

@@ -33,9 +33,11 @@
  *   shared-bus N DEVID   a hot reset of device N hits another function, too
  *   open PATH ERRNO      open of PATH fails
  *   fail NAME NTH ERRNO  the NTH ioctl called NAME (* for any) fails
+ *   serial TEXT          nothing; makes the same control a new one
  *
  * Log: the file named by FAKE_KERNEL_LOG; one line per ioctl, and one for each
- * descriptor that is opened or gone, the latter with what it left behind.
+ * descriptor that is opened or gone, the latter with what it left behind.  A
+ * failure that the control asked for is marked "injected".
  */
 
 #ifndef TESTS_QTEST_FAKE_IOMMUFD_H

@@ -153,7 +153,7 @@ static void control_line(const char *line)
         d->group_open |= g_str_equal(word, "group-open");
         d->unsafe |= g_str_equal(word, "unsafe");
         d->no_reset |= g_str_equal(word, "no-reset");
-    } else if (line[0]) {
+    } else if (line[0] && !g_str_has_prefix(line, "serial ")) {
         fprintf(stderr, "fake kernel: cannot understand '%s'\n", line);
         abort();
     }
@@ -175,7 +175,6 @@ void fake_kernel_control(const char *text)
     for (i = 0; lines[i]; i++) {
         control_line(lines[i]);
     }
-    fake_log("control %s", text);
 }
 
 static void read_control(void)
@@ -207,25 +206,33 @@ unsigned long fake_kernel_ioctls(void)
     return ioctls;
 }
 
-/* 0, or the -errno that the control wants for this call */
-static int injected(const char *name, bool is_ioctl)
+static bool is_absent(const char *name)
 {
     size_t i;
 
-    for (i = 0; is_ioctl && i < ARRAY_SIZE(absent); i++) {
+    for (i = 0; i < ARRAY_SIZE(absent); i++) {
         if (g_str_equal(absent[i], name)) {
-            return -ENOTTY;
+            return true;
         }
     }
+    return false;
+}
+
+/* 0, or the -errno that the control wants for this call */
+static int injected(const char *name, bool is_ioctl)
+{
+    int error = 0;
+    size_t i;
+
     for (i = 0; i < MAX_FAILS && fails[i].error; i++) {
         if (g_str_equal(fails[i].name, name) ||
             (is_ioctl && g_str_equal(fails[i].name, "*"))) {
             if (++counter[i] == fails[i].nth || !fails[i].nth) {
-                return -fails[i].error;
+                error = fails[i].error;
             }
         }
     }
-    return 0;
+    return -error;
 }
 
 /* Descriptors */
@@ -490,20 +497,22 @@ int fake_kernel_ioctl(int fd, unsigned long request, void *arg)
     const char *name = fake_kernel_ioctl_name(request);
     FakeFile *file = file_of(fd);
     char before[128], after[128];
-    int ret;
+    int ret, asked;
 
     read_control();
     ioctls++;
     /* An unmap answers in the field that it was asked in */
     describe(request, arg, before, sizeof(before));
-    ret = injected(name, true);
-    if (!ret) {
+    asked = ret = injected(name, true);
+    if (!ret && is_absent(name)) {
+        ret = -ENOTTY;
+    } else if (!ret) {
         ret = file->ictx ? fake_iommufd_ioctl(file->ictx, request, arg)
                          : fake_cdev_ioctl(file->cdev, request, arg);
     }
     describe(request, arg, after, sizeof(after));
-    fake_log("%s%s = %d", name, request == IOMMU_IOAS_UNMAP ? before : after,
-             ret);
+    fake_log("%s%s = %d%s", name, request == IOMMU_IOAS_UNMAP ? before : after,
+             ret, asked ? " injected" : "");
     return ret < 0 ? fail_with(-ret) : ret;
 }
 

@@ -121,7 +121,7 @@ static const Call calls[] = {
       .log = "IOMMU_IOAS_ALLOC 3 = 0\n" },
     { .name = "alloc-ioas-enomem", .op = ALLOC_IOAS, .expect = -ENOMEM,
       .control = "fail IOMMU_IOAS_ALLOC 2 12",
-      .log = "IOMMU_IOAS_ALLOC 0 = -12\n" },
+      .log = "IOMMU_IOAS_ALLOC 0 = -12 injected\n" },
 
     /* Without a device, an IOAS has no limits */
     { .name = "ranges-no-device", .op = IOVA_RANGES, .out = 1,
@@ -135,7 +135,8 @@ static const Call calls[] = {
       .expect = -ENOENT, .log = "IOMMU_IOAS_IOVA_RANGES = -2\n" },
     { .name = "ranges-fail-late", .op = IOVA_RANGES, .expect = -ENOMEM,
       .control = "fail IOMMU_IOAS_IOVA_RANGES 2 12",
-      .log = "IOMMU_IOAS_IOVA_RANGES = -90\nIOMMU_IOAS_IOVA_RANGES = -12\n" },
+      .log = "IOMMU_IOAS_IOVA_RANGES = -90\nIOMMU_IOAS_IOVA_RANGES = -12 "
+             "injected\n" },
 
     { .name = "map", .op = MAP, .attach = true, .range = P(16, 4),
       .mapped_after = 4 * PAGE,

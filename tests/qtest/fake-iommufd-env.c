@@ -1,0 +1,179 @@
+/*
+ * A host for QEMU with the fake iommufd kernel preloaded
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Owns the temporary directory.  The preloaded object lies next to the test's
+ * own binary, or where FAKE_IOMMUFD_SO says.
+ */
+
+#include "qemu/osdep.h"
+#include <sys/wait.h>
+
+#include "qemu/units.h"
+#include "fake-iommufd-env.h"
+#include "fake-iommufd.h"
+
+static void run(const char *cwd, const char *commands)
+{
+    g_autofree char *line = g_strdup_printf("set -e; cd '%s'; %s", cwd,
+                                            commands);
+    const char *argv[] = { "/bin/sh", "-c", line, NULL };
+    int status = -1;
+
+    g_spawn_sync(NULL, (char **)argv, NULL, 0, NULL, NULL, NULL, NULL, &status,
+                 NULL);
+    g_assert_cmpint(status, ==, 0);
+}
+
+FakeEnv *fake_env_new(void)
+{
+    FakeEnv *env = g_new0(FakeEnv, 1);
+
+    env->dir = g_dir_make_tmp("vfio-iommufd-XXXXXX", NULL);
+    g_assert_nonnull(env->dir);
+    env->control = g_build_filename(env->dir, "control", NULL);
+    env->log = g_build_filename(env->dir, "log", NULL);
+    env->sysfs = g_build_filename(env->dir, "devices", NULL);
+    run(env->dir,
+        "mkdir -p drivers/vfio-pci drivers/e1000e drivers/pci-stub bus/pci"
+        " bus/mdev groups/7/devices groups/8/devices;"
+        "for n in 0 1; do"
+        "  d=devices/0000:65:00.$n;"
+        "  mkdir -p $d/vfio-dev/vfio$n;"
+        "  echo 511:$n > $d/vfio-dev/vfio$n/dev;"
+        "  ln -s ../../drivers/vfio-pci $d/driver;"
+        "  ln -s ../../groups/$((7 + n)) $d/iommu_group;"
+        "  ln -s ../../bus/pci $d/subsystem;"
+        "done");
+    fake_env_control(env, "");
+    return env;
+}
+
+void fake_env_free(FakeEnv *env)
+{
+    const char *argv[] = { "rm", "-rf", env->dir, NULL };
+
+    g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_SEARCH_PATH, NULL, NULL,
+                 NULL, NULL, NULL, NULL);
+    g_free(env->dir);
+    g_free(env->control);
+    g_free(env->log);
+    g_free(env->sysfs);
+    g_free(env);
+}
+
+void fake_env_control(FakeEnv *env, const char *text)
+{
+    static unsigned serial;
+    g_autofree char *unique = g_strdup_printf("%s\nserial %u", text, ++serial);
+
+    /* Also the same text again is new, and starts the counters again */
+    g_assert_true(g_file_set_contents(env->control, unique, -1, NULL));
+}
+
+void fake_env_sysfs(FakeEnv *env, const char *bdf, const char *commands)
+{
+    g_autofree char *path = g_build_filename(env->sysfs, bdf, NULL);
+
+    run(path, commands);
+}
+
+char *fake_env_take_log(FakeEnv *env)
+{
+    char *text = NULL;
+
+    if (!g_file_get_contents(env->log, &text, NULL, NULL)) {
+        return g_strdup("");
+    }
+    g_assert_cmpint(truncate(env->log, 0), ==, 0);
+    return text;
+}
+
+FakeMaps fake_env_maps(const char *log)
+{
+    g_auto(GStrv) lines = g_strsplit(log, "\n", -1);
+    FakeMaps m = { .lowest = UINT64_MAX };
+    int i;
+
+    for (i = 0; lines[i]; i++) {
+        unsigned long long iova, length;
+        unsigned flags;
+        int ret;
+
+        if (sscanf(lines[i], "IOMMU_IOAS_MAP ioas=%*u iova=%llx length=%llx "
+                   "va=%*x flags=%x = %d", &iova, &length, &flags,
+                   &ret) == 4) {
+            m.maps++;
+            if (!ret && (flags & 2)) {
+                m.mapped_rw += length;
+            } else if (!ret) {
+                m.mapped_ro += length;
+            }
+        } else if (sscanf(lines[i], "IOMMU_IOAS_UNMAP ioas=%*u iova=%llx "
+                          "length=%llx = %d", &iova, &length, &ret) == 3) {
+            m.unmaps++;
+            m.unmapped += ret ? 0 : length;
+        } else {
+            continue;
+        }
+        m.failed += ret != 0;
+        if (!ret && iova < 2 * GiB) {
+            m.live_low += lines[i][strlen("IOMMU_IOAS_")] == 'M' ? length
+                                                                : -length;
+        }
+        m.lowest = MIN(m.lowest, iova);
+        m.highest = MAX(m.highest, iova + length - 1);
+    }
+    return m;
+}
+
+/* QEMU's environment, on and off */
+static void set_environment(FakeEnv *env, bool on)
+{
+    g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
+    g_autofree char *dir = g_path_get_dirname(self);
+    g_autofree char *next = g_build_filename(dir, "fake-iommufd.so", NULL);
+    const char *library = getenv("FAKE_IOMMUFD_SO") ?: next;
+
+    if (on) {
+        g_assert_cmpint(access(library, R_OK), ==, 0);
+        g_setenv("FAKE_KERNEL_CONTROL", env->control, true);
+        g_setenv("FAKE_KERNEL_LOG", env->log, true);
+        g_setenv("FAKE_SYSFS", env->sysfs, true);
+        g_setenv("LD_PRELOAD", library, true);
+    } else {
+        g_unsetenv("LD_PRELOAD");
+        g_unsetenv("FAKE_SYSFS");
+        g_unsetenv("FAKE_KERNEL_LOG");
+        g_unsetenv("FAKE_KERNEL_CONTROL");
+    }
+}
+
+QTestState *fake_env_start(FakeEnv *env, const char *args)
+{
+    QTestState *qts;
+
+    set_environment(env, true);
+    qts = qtest_init(args);
+    set_environment(env, false);
+    return qts;
+}
+
+char *fake_env_start_fails(FakeEnv *env, const char *args)
+{
+    g_autofree char *line = g_strdup_printf("exec %s -display none -accel qtest"
+                                            " %s", getenv("QTEST_QEMU_BINARY"),
+                                            args);
+    const char *argv[] = { "/bin/sh", "-c", line, NULL };
+    char *error = NULL;
+    int status = 0;
+
+    set_environment(env, true);
+    g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_LEAVE_DESCRIPTORS_OPEN,
+                 NULL, NULL, NULL, &error, &status, NULL);
+    set_environment(env, false);
+    g_assert_true(WIFEXITED(status));
+    g_assert_cmpint(WEXITSTATUS(status), ==, 1);
+    return error;
+}

@@ -1,0 +1,809 @@
+/*
+ * Tests of VFIO devices over iommufd: the real binary on a fake kernel
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * QEMU runs with the fake of fake-iommufd.h preloaded, so these tests need
+ * neither an IOMMU nor privileges.  They talk to QEMU as a manager does, by
+ * command line and QMP, and to the guest's chipset as firmware does; what
+ * QEMU did with the kernel is read from the fake's log.  After each failure
+ * and each unplug the log must show that everything was given back.
+ */
+
+#include "qemu/osdep.h"
+#include <sys/mman.h>
+#include "qemu/units.h"
+#include "qapi/qmp/qdict.h"
+#include "qapi/qmp/qjson.h"
+#include "qapi/qmp/qlist.h"
+#include "fake-iommufd-env.h"
+#include "fake-iommufd.h"
+
+#define RAM         (512 * MiB)
+#define BDF0        "0000:65:00.0"
+#define BDF1        "0000:65:00.1"
+#define OBJECT      "-object iommufd,id=iommufd0 "
+#define PC          "-machine pc -m 512 -nodefaults "
+#define Q35         "-machine q35 -m 512 -nodefaults "
+#define GONE_CDEV0  "gone /dev/vfio/devices/vfio0 mapped=0\n"
+#define GONE_IOMMU  "gone /dev/iommu bound=0 ioas=0 hwpts=0 areas=0\n"
+
+/* QMP */
+
+static void qmp_ok(QTestState *qts, QDict *rsp)
+{
+    if (!qdict_haskey(rsp, "return")) {
+        g_autoptr(GString) s = qobject_to_json(QOBJECT(rsp));
+
+        g_test_message("%s", s->str);
+    }
+    g_assert_true(qdict_haskey(rsp, "return"));
+    qobject_unref(rsp);
+}
+
+/* The description of an error, for g_free(); NULL for success */
+static char *qmp_error(QDict *rsp)
+{
+    char *desc = NULL;
+
+    if (qdict_haskey(rsp, "error")) {
+        desc = g_strdup(qdict_get_str(qdict_get_qdict(rsp, "error"), "desc"));
+    }
+    qobject_unref(rsp);
+    return desc;
+}
+
+static char *object_add(QTestState *qts, const char *id)
+{
+    return qmp_error(qtest_qmp(qts, "{'execute': 'object-add', 'arguments': "
+                               "{'qom-type': 'iommufd', 'id': %s}}", id));
+}
+
+static char *object_del(QTestState *qts, const char *id)
+{
+    return qmp_error(qtest_qmp(qts, "{'execute': 'object-del', 'arguments': "
+                               "{'id': %s}}", id));
+}
+
+static char *device_add(QTestState *qts, const char *id, const char *bdf)
+{
+    return qmp_error(qtest_qmp(qts, "{'execute': 'device_add', 'arguments': "
+                               "{'driver': 'vfio-pci', 'id': %s, 'host': %s, "
+                               "'iommufd': 'iommufd0'}}", id, bdf));
+}
+
+/* The guest does not run, so a reset is what carries an unplug out */
+static void device_del(QTestState *qts, const char *id)
+{
+    QDict *event = NULL;
+    const char *deleted = NULL;
+
+    qtest_qmp_device_del_send(qts, id);
+    qmp_ok(qts, qtest_qmp(qts, "{'execute': 'system_reset'}"));
+    while (g_strcmp0(deleted, id)) {
+        qobject_unref(event);
+        event = qtest_qmp_eventwait_ref(qts, "DEVICE_DELETED");
+        deleted = qdict_get_try_str(qdict_get_qdict(event, "data"), "device");
+    }
+    qobject_unref(event);
+}
+
+static char *run_state(QTestState *qts)
+{
+    QDict *rsp = qtest_qmp(qts, "{'execute': 'query-status'}");
+    char *state = g_strdup(qdict_get_str(qdict_get_qdict(rsp, "return"),
+                                         "status"));
+
+    qobject_unref(rsp);
+    return state;
+}
+
+static void assert_no_error(char *desc)
+{
+    g_assert_cmpstr(desc, ==, NULL);
+}
+
+static void assert_error(char *desc, const char *expected)
+{
+    g_assert_cmpstr(desc, ==, expected);
+    g_free(desc);
+}
+
+/* In what the log has now */
+static void assert_logged(FakeEnv *env, const char *what)
+{
+    g_autofree char *log = fake_env_take_log(env);
+
+    g_test_message("log: %s", log);
+    g_assert_nonnull(strstr(log, what));
+}
+
+static void quit(FakeEnv *env, QTestState *qts)
+{
+    qtest_quit(qts);
+    fake_env_free(env);
+}
+
+/* The object */
+
+typedef struct ObjectForm {
+    const char *name, *args;
+} ObjectForm;
+
+static const ObjectForm object_forms[] = {
+    { "none", "-machine none -object iommufd,id=iommufd0" },
+    { "keyval", PC "-object iommufd,id=iommufd0" },
+    { "json", PC "-object '{\"qom-type\":\"iommufd\",\"id\":\"iommufd0\"}'" },
+};
+
+static void test_object(const void *data)
+{
+    const ObjectForm *form = data;
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, form->args);
+
+    assert_logged(env, "open /dev/iommu = ");
+    assert_no_error(object_del(qts, "iommufd0"));
+    assert_logged(env, GONE_IOMMU);
+    assert_no_error(object_add(qts, "iommufd0"));
+    assert_logged(env, "open /dev/iommu = ");
+    assert_error(object_add(qts, "iommufd0"),
+                 "attempt to add duplicate property 'iommufd0' to object "
+                 "(type 'container')");
+    assert_no_error(object_del(qts, "iommufd0"));
+    quit(env, qts);
+}
+
+static void test_object_fd(void)
+{
+    FakeEnv *env = fake_env_new();
+    int fd = memfd_create(FAKE_IOMMU_MEMFD, 0);
+    g_autofree char *args =
+        g_strdup_printf(PC "-object iommufd,id=iommufd0,fd=%d", fd);
+    QTestState *qts = fake_env_start(env, args);
+
+    close(fd);
+    assert_logged(env, "IOMMU_OPTION = 0\n");
+    assert_no_error(device_add(qts, "hd0", BDF0));
+    device_del(qts, "hd0");
+    assert_no_error(object_del(qts, "iommufd0"));
+    assert_logged(env, GONE_IOMMU);
+    quit(env, qts);
+}
+
+/* The type is there without /dev/iommu, for managers that probe */
+static void test_object_type(void)
+{
+    FakeEnv *env = fake_env_new();
+    bool found = false;
+    const QListEntry *e;
+    QTestState *qts;
+    QDict *rsp;
+
+    fake_env_control(env, "open /dev/iommu 2");
+    qts = fake_env_start(env, "-machine none");
+    rsp = qtest_qmp(qts, "{'execute': 'qom-list-types', 'arguments': "
+                    "{'implements': 'user-creatable'}}");
+    QLIST_FOREACH_ENTRY(qdict_get_qlist(rsp, "return"), e) {
+        found |= g_str_equal(qdict_get_str(qobject_to(QDict,
+                                                      qlist_entry_obj(e)),
+                                           "name"), "iommufd");
+    }
+    g_assert_true(found);
+    qobject_unref(rsp);
+    quit(env, qts);
+}
+
+typedef struct ObjectError {
+    const char *name, *control, *props, *message;
+} ObjectError;
+
+static const ObjectError object_errors[] = {
+    { "no-node", "open /dev/iommu 2", "",
+      "iommufd: cannot open /dev/iommu: No such file or directory: this needs "
+      "a kernel with CONFIG_IOMMUFD (load module iommufd), and the node in "
+      "QEMU's /dev" },
+    { "no-permission", "open /dev/iommu 13", "",
+      "iommufd: cannot open /dev/iommu: Permission denied: give QEMU's user "
+      "read and write access to it, or pass a descriptor by fd=" },
+    { "anything-else", "open /dev/iommu 24", "",
+      "iommufd: cannot open /dev/iommu: Too many open files" },
+    { "fd-of-pipe", "", ",fd=0",
+      "iommufd: fd '0' is /dev/null, not an iommufd: pass a descriptor of "
+      "/dev/iommu" },
+    { "fd-not-open", "", ",fd=99",
+      "iommufd: fd '99' is not open, not an iommufd: pass a descriptor of "
+      "/dev/iommu" },
+    { "fd-no-number", "", ",fd=passed",
+      "iommufd: Invalid file descriptor number 'passed'" },
+};
+
+static void test_object_error(const void *data)
+{
+    const ObjectError *row = data;
+    FakeEnv *env = fake_env_new();
+    g_autofree char *args = g_strdup_printf(PC "-object iommufd,id=iommufd0%s "
+                                            "</dev/null", row->props);
+    g_autofree char *message = NULL;
+    g_autofree char *expected = g_strdup_printf(": %s\n", row->message);
+
+    fake_env_control(env, row->control);
+    message = fake_env_start_fails(env, args);
+    g_test_message("%s", message);
+    g_assert_nonnull(strchr(message, ':'));
+    g_assert_cmpstr(strchr(message, ':'), ==, expected);
+    fake_env_free(env);
+}
+
+/* And the same over QMP leaves a VM that can try again */
+static void test_object_add_error(void)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, PC);
+
+    fake_env_control(env, "open /dev/iommu 13");
+    assert_error(object_add(qts, "iommufd0"), object_errors[1].message);
+    fake_env_control(env, "");
+    assert_no_error(object_add(qts, "iommufd0"));
+    assert_no_error(device_add(qts, "hd0", BDF0));
+    quit(env, qts);
+}
+
+/* The device */
+
+typedef struct Attach {
+    const char *name, *control, *args;
+    const char *sysfs;
+    const char *pt;             /* what it attached to, in the log */
+} Attach;
+
+#define HOST        "vfio-pci,id=hd0,iommufd=iommufd0,host=" BDF0
+#define ATTACHED(n) "VFIO_DEVICE_ATTACH_IOMMUFD_PT " #n " = 0\n"
+
+static const Attach attaches[] = {
+    { "q35", "", Q35 OBJECT "-device " HOST, NULL, ATTACHED(3) },
+    { "pc", "", PC OBJECT "-device " HOST, NULL, ATTACHED(3) },
+    { "root-port", "", Q35 OBJECT "-device pcie-root-port,id=rp "
+      "-device " HOST ",bus=rp", NULL, ATTACHED(3) },
+    { "json", "", PC OBJECT "-device '{\"driver\":\"vfio-pci\",\"id\":\"hd0\","
+      "\"host\":\"" BDF0 "\",\"iommufd\":\"iommufd0\"}'", NULL, ATTACHED(3) },
+    { "dirty-tracking", "dirty 1", PC OBJECT "-device " HOST, NULL,
+      "IOMMU_HWPT_ALLOC dev=1 pt=2 flags=0x2 hwpt=3 = 0\n" ATTACHED(3) },
+    { "dirty-tracking-refused", "dirty 1\nfail IOMMU_HWPT_ALLOC 1 95",
+      PC OBJECT "-device " HOST, NULL,
+      "IOMMU_HWPT_ALLOC dev=1 pt=2 flags=0x0 hwpt=3 = 0\n" ATTACHED(3) },
+    /* The kernel chooses the page table, and its id is the next one */
+    { "no-hw-info", "no IOMMU_GET_HW_INFO", PC OBJECT "-device " HOST, NULL,
+      ATTACHED(3) },
+    { "no-hwpt-alloc", "no IOMMU_HWPT_ALLOC", PC OBJECT "-device " HOST, NULL,
+      ATTACHED(3) },
+    { "hwpt-not-for-it", "fail VFIO_DEVICE_ATTACH_IOMMUFD_PT 1 22",
+      PC OBJECT "-device " HOST, NULL, "IOMMU_DESTROY id=3 = 0\n"
+      ATTACHED(3) },
+    { "mdev", "mdev 0", PC OBJECT "-device " HOST,
+      "rm subsystem; ln -s ../../bus/mdev subsystem", ATTACHED(2) },
+};
+
+/* Every byte of RAM is mapped once, and given back at unplug */
+static void test_attach(const void *data)
+{
+    const Attach *row = data;
+    FakeEnv *env = fake_env_new();
+    g_autofree char *log = NULL;
+    QTestState *qts;
+    FakeMaps m;
+
+    fake_env_control(env, row->control);
+    if (row->sysfs) {
+        fake_env_sysfs(env, BDF0, row->sysfs);
+    }
+    qts = fake_env_start(env, row->args);
+    log = fake_env_take_log(env);
+    g_test_message("log: %s", log);
+    g_assert_nonnull(strstr(log, row->pt));
+    m = fake_env_maps(log);
+    /* In the PAM window, ROM may be in place of RAM from the beginning */
+    g_assert_cmpuint(m.live_low, ==, RAM);
+    g_assert_cmpuint(m.mapped_rw, <=, RAM);
+    g_assert_cmpuint(m.mapped_ro, <=, 1 * MiB);
+    g_assert_cmpuint(m.unmapped, <=, 256 * KiB);
+    g_assert_cmpuint(m.failed, ==, 0);
+
+    assert_error(object_del(qts, "iommufd0"),
+                 "object 'iommufd0' is in use by device 'hd0', can not be "
+                 "deleted");
+    quit(env, qts);
+}
+
+static void test_sysfsdev(void)
+{
+    FakeEnv *env = fake_env_new();
+    g_autofree char *args =
+        g_strdup_printf(PC OBJECT "-device vfio-pci,id=hd0,iommufd=iommufd0,"
+                        "sysfsdev=%s/" BDF1, env->sysfs);
+    QTestState *qts = fake_env_start(env, args);
+
+    assert_logged(env, "open /dev/vfio/devices/vfio1 = ");
+    quit(env, qts);
+}
+
+typedef struct DeviceError {
+    const char *name, *control, *bdf, *sysfs, *message;
+} DeviceError;
+
+#define VFIO0       "vfio " BDF0 ": "
+
+static const DeviceError device_errors[] = {
+    { "absent", "", "0000:66:00.0", NULL,
+      "vfio /sys/bus/pci/devices/0000:66:00.0: no such host device: No such "
+      "file or directory" },
+    { "no-driver", "", BDF0, "rm -r driver vfio-dev",
+      VFIO0 "no driver is bound to the device: bind it to vfio-pci (driverctl "
+      "set-override, or driver_override in sysfs)" },
+    { "other-driver", "", BDF0,
+      "rm -r driver vfio-dev; ln -s ../../drivers/e1000e driver",
+      VFIO0 "the device is bound to driver 'e1000e', which is not a vfio "
+      "driver: bind it to vfio-pci" },
+    { "no-iommu", "", BDF0, "rm -r iommu_group vfio-dev",
+      VFIO0 "the device has no IOMMU: turn the IOMMU on in the host's firmware "
+      "and kernel" },
+    { "noiommu-mode", "", BDF0,
+      "rm -r vfio-dev/vfio0/dev; echo vfio-noiommu > ../../groups/7/name",
+      VFIO0 "the device is in noiommu mode, which has no cdev: use it without "
+      "iommufd=" },
+    { "kernel-without-cdev", "", BDF0, "rm vfio-dev/vfio0/dev",
+      VFIO0 "the host's kernel offers no VFIO cdev for the device: this needs "
+      "Linux 6.6 or later with CONFIG_VFIO_DEVICE_CDEV; without iommufd= the "
+      "VFIO group is used" },
+    { "old-kernel", "", BDF0, "rm -r vfio-dev",
+      VFIO0 "the host's kernel offers no VFIO cdev for the device: this needs "
+      "Linux 6.6 or later with CONFIG_VFIO_DEVICE_CDEV; without iommufd= the "
+      "VFIO group is used" },
+    { "node-missing", "devices 0", BDF0, NULL,
+      VFIO0 "/dev/vfio/devices/vfio0 is missing although the kernel has the "
+      "device: make the node (major 511, minor 0) available in QEMU's /dev, or "
+      "pass a descriptor" },
+    { "no-permission", "open /dev/vfio/devices/vfio0 13", BDF0, NULL,
+      VFIO0 "no permission to open /dev/vfio/devices/vfio0: give QEMU's user "
+      "read and write access to it" },
+    { "open-fails", "open /dev/vfio/devices/vfio0 24", BDF0, NULL,
+      VFIO0 "cannot open /dev/vfio/devices/vfio0: Too many open files" },
+    { "wrong-node", "", BDF0, "echo 511:5 > vfio-dev/vfio0/dev",
+      VFIO0 "/dev/vfio/devices/vfio0 is not the node of this device: sysfs "
+      "says major 511, minor 5" },
+    { "group-open", "group-open 0", BDF0, NULL,
+      VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Device or resource busy: its "
+      "VFIO group is open, in this VM (a device without iommufd=) or another, "
+      "or its IOMMU group is used through another iommufd" },
+    { "partner-busy", "group-open 0", BDF0,
+      "d=../../groups/7/devices/0000:65:00.7; mkdir $d; "
+      "ln -s ../../../../drivers/e1000e $d/driver",
+      VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Device or resource busy: "
+      "0000:65:00.7 in the same IOMMU group is used by host driver 'e1000e': "
+      "bind it to vfio-pci too" },
+    { "not-bindable", "fail VFIO_DEVICE_BIND_IOMMUFD 1 22", BDF0, NULL,
+      VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Invalid argument: it is bound "
+      "already, or its IOMMU is not cache coherent" },
+    { "unsafe-interrupts", "unsafe 0", BDF0, NULL,
+      VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Operation not permitted: "
+      "interrupts cannot be isolated on this host: enable interrupt remapping, "
+      "or accept the risk with iommufd.allow_unsafe_interrupts=1" },
+    { "needs-token", "fail VFIO_DEVICE_BIND_IOMMUFD 1 13", BDF0, NULL,
+      VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Permission denied: its PF driver "
+      "wants a VF token" },
+    { "attach-refused", "fail VFIO_DEVICE_ATTACH_IOMMUFD_PT 1 22\n"
+      "fail VFIO_DEVICE_ATTACH_IOMMUFD_PT 2 22", BDF0, NULL,
+      VFIO0 "VFIO_DEVICE_ATTACH_IOMMUFD_PT failed: Invalid argument: the IOMMU "
+      "cannot give the device the guest's memory map; see the host's kernel "
+      "log" },
+    { "no-ioas", "fail IOMMU_IOAS_ALLOC 1 12", BDF0, NULL,
+      VFIO0 "IOMMU_IOAS_ALLOC failed: Cannot allocate memory" },
+    { "memlock", "memlock 268435456", BDF0, NULL,
+      VFIO0 "cannot map guest memory [0x100000, 0x1effffff] ('pc.ram') for "
+      "DMA: 524544 KiB of locked memory are needed, the limit is 262144 KiB "
+      "for all VMs of the user: raise RLIMIT_MEMLOCK (ulimit -l, "
+      "LimitMEMLOCK=)" },
+    { "small-iommu", "aperture-last 0xfffffff", BDF0, NULL,
+      VFIO0 "cannot map guest memory [0x100000, 0x1effffff] ('pc.ram') for "
+      "DMA: the IOMMU translates only [0x0, 0xfffffff]: give the guest less "
+      "memory or move it" },
+    { "hole-in-ram", "hole 0 0x8000000 0x8ffffff", BDF0, NULL,
+      VFIO0 "cannot map guest memory [0x100000, 0x1effffff] ('pc.ram') for "
+      "DMA: the IOMMU translates only [0x0, 0x7ffffff] [0x9000000, 0xfedfffff] "
+      "[0xfef00000, 0xffffffffffff]: give the guest less memory or move it" },
+    { "map-fails", "fail IOMMU_IOAS_MAP 2 14", BDF0, NULL,
+      VFIO0 "cannot map guest memory [0xa0000, 0xbffff] ('pc.ram') for DMA: "
+      "IOMMU_IOAS_MAP: Bad address" },
+};
+
+/* One line that says what to do, nothing left, and the VM works on */
+static void test_device_error(const void *data)
+{
+    const DeviceError *row = data;
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, PC OBJECT);
+    g_autofree char *log = NULL;
+
+    fake_env_control(env, row->control);
+    if (row->sysfs) {
+        fake_env_sysfs(env, row->bdf, row->sysfs);
+    }
+    g_free(fake_env_take_log(env));
+    assert_error(device_add(qts, "hd0", row->bdf), row->message);
+    log = fake_env_take_log(env);
+    if (strstr(log, "open /dev/vfio/devices/vfio0 = ") &&
+        !strstr(log, "open /dev/vfio/devices/vfio0 = -")) {
+        g_assert_nonnull(strstr(log, GONE_CDEV0));
+    }
+
+    /* The other device is fine, under the same name */
+    fake_env_control(env, "");
+    assert_no_error(device_add(qts, "hd0", BDF1));
+    device_del(qts, "hd0");
+    assert_no_error(object_del(qts, "iommufd0"));
+    assert_logged(env, GONE_IOMMU);
+    quit(env, qts);
+}
+
+static void test_device_object_error(void)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, PC
+                                     "-object memory-backend-ram,id=iommufd0,"
+                                     "size=1M");
+
+    assert_error(device_add(qts, "hd0", BDF0),
+                 "Invalid parameter type for 'iommufd', expected: iommufd");
+    assert_no_error(object_del(qts, "iommufd0"));
+    assert_error(device_add(qts, "hd0", BDF0), "Device 'iommufd0' not found");
+    assert_no_error(object_add(qts, "iommufd0"));
+    assert_no_error(device_add(qts, "hd0", BDF0));
+    assert_error(device_add(qts, "hd1", BDF0),
+                 VFIO0 "device is already attached");
+    quit(env, qts);
+}
+
+/* Unplugged is gone: at DEVICE_DELETED the object and the names are free */
+static void test_hotplug(const void *data)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, data);
+    int i;
+
+    for (i = 0; i < 3; i++) {
+        g_autofree char *log = NULL;
+        FakeMaps m;
+
+        assert_no_error(object_add(qts, "iommufd0"));
+        g_free(fake_env_take_log(env));
+        if (strstr(data, "root-port")) {
+            qmp_ok(qts, qtest_qmp(qts, "{'execute': 'device_add', 'arguments': "
+                                  "{'driver': 'vfio-pci', 'id': 'hd0', "
+                                  "'host': '" BDF0 "', 'bus': 'rp', "
+                                  "'iommufd': 'iommufd0'}}"));
+        } else {
+            assert_no_error(device_add(qts, "hd0", BDF0));
+        }
+        log = fake_env_take_log(env);
+        m = fake_env_maps(log);
+        g_assert_cmpuint(m.live_low, ==, RAM);
+        g_assert_cmpuint(m.unmapped + m.failed, ==, 0);
+        device_del(qts, "hd0");
+        assert_no_error(object_del(qts, "iommufd0"));
+        g_free(log);
+        log = fake_env_take_log(env);
+        g_assert_nonnull(strstr(log, GONE_CDEV0));
+        g_assert_nonnull(strstr(log, GONE_IOMMU));
+    }
+    quit(env, qts);
+}
+
+static void test_reset(const void *data)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, data);
+    int i;
+
+    for (i = 0; i < 3; i++) {
+        g_autofree char *log = NULL;
+        FakeMaps m;
+
+        g_free(fake_env_take_log(env));
+        qmp_ok(qts, qtest_qmp(qts, "{'execute': 'system_reset'}"));
+        qtest_qmp_eventwait(qts, "RESET");
+        log = fake_env_take_log(env);
+        m = fake_env_maps(log);
+        g_assert_nonnull(strstr(log, "VFIO_DEVICE_RESET = 0\n"));
+        g_assert_cmpuint(m.mapped_rw + m.mapped_ro, ==, 0);
+        g_assert_cmpuint(m.unmapped + m.failed, ==, 0);
+    }
+    quit(env, qts);
+}
+
+/* Two devices of one object */
+
+typedef struct Pair {
+    const char *name, *control;
+    unsigned hwpts;             /* that QEMU allocates */
+} Pair;
+
+static const Pair pairs[] = {
+    { "share", "", 1 },
+    { "cannot-share", "alone 1", 2 },
+    { "kernel-chooses", "no IOMMU_HWPT_ALLOC", 0 },
+};
+
+static unsigned count(const char *log, const char *what)
+{
+    unsigned n = 0;
+
+    while ((log = strstr(log, what))) {
+        log += strlen(what);
+        n++;
+    }
+    return n;
+}
+
+static void test_pair(const void *data)
+{
+    const Pair *row = data;
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, PC OBJECT);
+    g_autofree char *first = NULL;
+    g_autofree char *second = NULL;
+    FakeMaps m;
+
+    fake_env_control(env, row->control);
+    assert_no_error(device_add(qts, "hd0", BDF0));
+    first = fake_env_take_log(env);
+    assert_no_error(device_add(qts, "hd1", BDF1));
+    second = fake_env_take_log(env);
+
+    m = fake_env_maps(second);
+    g_assert_cmpuint(m.maps + m.unmaps, ==, 0);
+    g_assert_cmpuint(count(second, "IOMMU_IOAS_ALLOC"), ==, 0);
+    g_assert_cmpuint(count(first, " hwpt=3 = 0") + count(second, " hwpt=5 = 0"),
+                     ==, row->hwpts);
+
+    assert_error(object_del(qts, "iommufd0"),
+                 "object 'iommufd0' is in use by device 'hd1', can not be "
+                 "deleted");
+    device_del(qts, "hd1");
+    assert_error(object_del(qts, "iommufd0"),
+                 "object 'iommufd0' is in use by device 'hd0', can not be "
+                 "deleted");
+    g_free(second);
+    second = fake_env_take_log(env);
+    /* The first is not disturbed, and the ranges may be wider again */
+    g_assert_cmpuint(fake_env_maps(second).unmapped, ==, 0);
+    g_assert_cmpuint(count(second, "IOMMU_IOAS_IOVA_RANGES = 0"), ==, 1);
+    device_del(qts, "hd0");
+    assert_no_error(object_del(qts, "iommufd0"));
+    assert_logged(env, GONE_IOMMU);
+    quit(env, qts);
+}
+
+/* The chipset's windows */
+
+typedef struct Chipset {
+    const char *name, *args;
+    uint8_t pam, smram;
+} Chipset;
+
+static const Chipset chipsets[] = {
+    { "pc", PC OBJECT "-device " HOST, 0x59, 0x72 },
+    { "q35", Q35 OBJECT "-device " HOST, 0x90, 0x9d },
+};
+
+static void write_config(QTestState *qts, uint8_t reg, uint8_t value)
+{
+    qtest_outl(qts, 0xcf8, 0x80000000 | (reg & ~3));
+    qtest_outb(qts, 0xcfc + (reg & 3), value);
+}
+
+/* What one write costs: nothing outside the window, no failure */
+static FakeMaps window(FakeEnv *env, QTestState *qts, uint8_t reg,
+                       uint8_t value)
+{
+    g_autofree char *log = NULL;
+    FakeMaps m;
+
+    g_free(fake_env_take_log(env));
+    write_config(qts, reg, value);
+    log = fake_env_take_log(env);
+    m = fake_env_maps(log);
+    g_assert_cmpuint(m.failed, ==, 0);
+    if (m.maps + m.unmaps) {
+        g_assert_cmphex(m.lowest, >=, 0xa0000);
+        g_assert_cmphex(m.highest, <=, 0xfffff);
+    }
+    g_assert_cmpuint(m.mapped_rw + m.mapped_ro, <=, 256 * KiB);
+    g_assert_cmpuint(m.unmapped, <=, 256 * KiB);
+    return m;
+}
+
+static void test_windows(const void *data)
+{
+    static const uint8_t pam_values[] = { 0x33, 0x11, 0x00, 0x22, 0x33, 0x00 };
+    const Chipset *c = data;
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, c->args);
+    uint64_t touched = 0;
+    FakeMaps m;
+    size_t i, v;
+
+    for (v = 0; v < ARRAY_SIZE(pam_values); v++) {
+        for (i = 0; i < 7; i++) {
+            m = window(env, qts, c->pam + i, pam_values[v]);
+            touched += m.mapped_rw + m.mapped_ro;
+        }
+    }
+    /* Once cut, a segment costs itself: 13 segments of 16 or 64 KiB */
+    g_assert_cmpuint(touched, >, 0);
+    g_assert_cmpuint(touched, <=, ARRAY_SIZE(pam_values) * 512 * KiB);
+
+    write_config(qts, c->smram, 0x02);
+    window(env, qts, c->smram, 0x4a);
+    window(env, qts, c->smram, 0x0a);
+    window(env, qts, c->smram, 0x4a);
+    window(env, qts, c->smram, 0x02);
+    quit(env, qts);
+}
+
+/* Memory that cannot be mapped while the VM runs */
+
+static void test_late_failure(void)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, "-machine q35 -m 512,slots=2,"
+                                     "maxmem=2G -nodefaults " OBJECT
+                                     "-device " HOST);
+    g_autofree char *log = NULL;
+    char *state;
+    FakeMaps m;
+
+    fake_env_control(env, "memlock 560000000");
+    qmp_ok(qts, qtest_qmp(qts, "{'execute': 'object-add', 'arguments': "
+                          "{'qom-type': 'memory-backend-ram', 'id': 'mem1', "
+                          "'size': 134217728}}"));
+    g_free(fake_env_take_log(env));
+    qmp_ok(qts, qtest_qmp(qts, "{'execute': 'device_add', 'arguments': "
+                          "{'driver': 'pc-dimm', 'id': 'dimm1', "
+                          "'memdev': 'mem1'}}"));
+    qtest_qmp_eventwait(qts, "STOP");
+    state = run_state(qts);
+    g_assert_cmpstr(state, ==, "io-error");
+    g_free(state);
+    log = fake_env_take_log(env);
+    m = fake_env_maps(log);
+    g_assert_cmpuint(m.failed, ==, 1);
+    g_assert_cmpuint(m.unmapped, ==, 0);
+
+    /* Still too little: it stops again */
+    qmp_ok(qts, qtest_qmp(qts, "{'execute': 'cont'}"));
+    qtest_qmp_eventwait(qts, "STOP");
+    state = run_state(qts);
+    g_assert_cmpstr(state, ==, "io-error");
+    g_free(state);
+
+    /* Enough */
+    fake_env_control(env, "memlock 700000000");
+    g_free(fake_env_take_log(env));
+    qmp_ok(qts, qtest_qmp(qts, "{'execute': 'cont'}"));
+    qtest_qmp_eventwait(qts, "RESUME");
+    state = run_state(qts);
+    g_assert_cmpstr(state, ==, "running");
+    g_free(state);
+    g_free(log);
+    log = fake_env_take_log(env);
+    m = fake_env_maps(log);
+    g_assert_cmpuint(m.mapped_rw, ==, 128 * MiB);
+    g_assert_cmpuint(m.failed, ==, 0);
+    quit(env, qts);
+}
+
+/* Every ioctl of a plug, and of an unplug, fails once */
+
+typedef struct FailNth {
+    const char *name, *control;
+    int error;
+    bool unplug;
+} FailNth;
+
+static const FailNth fail_nths[] = {
+    { "plug-eio", "", EIO, false },
+    { "plug-enomem", "dirty 1", ENOMEM, false },
+    { "plug-einval", "", EINVAL, false },
+    { "plug-old-kernel", "no IOMMU_GET_HW_INFO", ENOTTY, false },
+    { "unplug-eio", "", EIO, true },
+};
+
+static void test_fail_nth(const void *data)
+{
+    const FailNth *row = data;
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, PC);
+    unsigned n, refused = 0;
+    bool injected = true;
+
+    for (n = 1; injected; n++) {
+        g_autofree char *control = g_strdup_printf("%s\nfail * %u %d",
+                                                   row->control, n,
+                                                   row->error);
+        g_autofree char *error = NULL;
+        g_autofree char *log = NULL;
+        g_autofree char *later = NULL;
+
+        g_assert_cmpuint(n, <, 100);
+        fake_env_control(env, row->unplug ? row->control : control);
+        assert_no_error(object_add(qts, "iommufd0"));
+        g_free(fake_env_take_log(env));
+        error = device_add(qts, "hd0", BDF0);
+        log = fake_env_take_log(env);
+        g_test_message("%u: %s", n, error ?: "no error");
+        if (error) {
+            refused++;
+            g_assert_true(g_str_has_prefix(error, VFIO0));
+            g_assert_null(strchr(error, '\n'));
+            g_assert_nonnull(strstr(log, GONE_CDEV0));
+        }
+        fake_env_control(env, row->unplug ? control : row->control);
+        if (!error) {
+            device_del(qts, "hd0");
+        }
+        fake_env_control(env, "");
+        assert_no_error(object_del(qts, "iommufd0"));
+        later = fake_env_take_log(env);
+        g_assert_nonnull(strstr(error ? log : later, GONE_CDEV0));
+        g_assert_nonnull(strstr(later, "gone /dev/iommu bound=0 "));
+        injected = strstr(row->unplug ? later : log, " injected\n");
+        if (!row->unplug || !injected) {
+            g_assert_nonnull(strstr(later, GONE_IOMMU));
+        }
+    }
+    g_assert_cmpuint(refused, >=, row->unplug ? 0 : 5);
+    assert_no_error(object_add(qts, "iommufd0"));
+    assert_no_error(device_add(qts, "hd0", BDF0));
+    quit(env, qts);
+}
+
+static void add(const char *group, const char *name, const void *data,
+                void (*fn)(const void *))
+{
+    g_autofree char *path = g_strdup_printf("vfio-iommufd/%s/%s", group, name);
+
+    qtest_add_data_func(path, data, fn);
+}
+
+#define ADD_TABLE(group, table, fn) \
+    do { \
+        size_t i; \
+        for (i = 0; i < ARRAY_SIZE(table); i++) { \
+            add(group, (table)[i].name, &(table)[i], fn); \
+        } \
+    } while (0)
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+
+    ADD_TABLE("object", object_forms, test_object);
+    ADD_TABLE("object-error", object_errors, test_object_error);
+    qtest_add_func("vfio-iommufd/object/fd", test_object_fd);
+    qtest_add_func("vfio-iommufd/object/type", test_object_type);
+    qtest_add_func("vfio-iommufd/object-error/qmp", test_object_add_error);
+    ADD_TABLE("attach", attaches, test_attach);
+    qtest_add_func("vfio-iommufd/attach/sysfsdev", test_sysfsdev);
+    ADD_TABLE("device-error", device_errors, test_device_error);
+    qtest_add_func("vfio-iommufd/device-error/object",
+                   test_device_object_error);
+    add("hotplug", "pc", PC, test_hotplug);
+    add("hotplug", "q35", Q35 "-device pcie-root-port,id=rp", test_hotplug);
+    add("reset", "pc", PC OBJECT "-device " HOST, test_reset);
+    add("reset", "q35", Q35 OBJECT "-device " HOST, test_reset);
+    ADD_TABLE("pair", pairs, test_pair);
+    ADD_TABLE("windows", chipsets, test_windows);
+    qtest_add_func("vfio-iommufd/late-failure", test_late_failure);
+    ADD_TABLE("fail-nth", fail_nths, test_fail_nth);
+    return g_test_run();
+}
