@@ -31,7 +31,7 @@ struct total {
 };
 
 struct call {
-    uint64_t nr, err, iova, bytes, start_ns, ns;
+    uint64_t nr, err, iova, bytes, id, start_ns, ns;
 };
 
 struct log {
@@ -101,6 +101,27 @@ static void range(unsigned nr, const void *arg, struct call *c)
     }
 }
 
+/* where the kernel returns an id: of a device, an IOAS, a HWPT */
+static uint32_t id(unsigned nr, const void *arg)
+{
+    static const struct {
+        uint8_t nr, id;
+    } at[] = {
+        { 118, 12 },                /* VFIO_DEVICE_BIND_IOMMUFD */
+        { 119, 8 },                 /* VFIO_DEVICE_ATTACH_IOMMUFD_PT */
+        { 0x81, 8 },                /* IOMMU_IOAS_ALLOC */
+        { 0x89, 16 },               /* IOMMU_HWPT_ALLOC */
+    };
+    uint32_t v = 0;
+
+    for (unsigned i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
+        if (at[i].nr == nr) {
+            memcpy(&v, (const char *)arg + at[i].id, 4);
+        }
+    }
+    return v;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
     unsigned nr = _IOC_NR(request);
@@ -126,6 +147,7 @@ int ioctl(int fd, unsigned long request, ...)
     ret = next(fd, request, arg);
     c.err = ret < 0 ? errno : 0;
     c.ns = now() - c.start_ns;
+    c.id = c.err ? 0 : id(nr, arg);
 
     t = &plog->total[nr];
     __atomic_fetch_add(&t->count, 1, __ATOMIC_RELAXED);

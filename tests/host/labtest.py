@@ -391,9 +391,12 @@ class IoctlLog:
             if t[0]:
                 self.total[nr] = dict(zip(('count', 'failed', 'bytes', 'ns'), t))
         at = 8 + 256 * 32
-        keys = ('nr', 'errno', 'iova', 'bytes', 'start_ns', 'ns')
-        self.calls = [dict(zip(keys, struct.unpack_from('=6Q', data, at + i * 48)))
+        keys = ('nr', 'errno', 'iova', 'bytes', 'id', 'start_ns', 'ns')
+        self.calls = [dict(zip(keys, struct.unpack_from('=7Q', data, at + i * 56)))
                       for i in range(calls)]
+
+    def ids(self, nr):
+        return [c['id'] for c in self.calls if c['nr'] == nr and not c['errno']]
 
     def failed(self):
         return [f"{self.name(c['nr'])}: {os.strerror(c['errno'])} "
