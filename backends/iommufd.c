@@ -33,6 +33,9 @@
 
 #define IOMMUFD_NODE "/dev/iommu"
 
+/* Enough for what IOMMUs have: a hole for MSIs, one or two more */
+#define IOVA_RANGES_GUESS 16
+
 void iommufd_backend_get(IOMMUFDBackend *be, IOMMUFDUser *user,
                          const char *name)
 {
@@ -86,12 +89,13 @@ int iommufd_backend_iova_ranges(IOMMUFDBackend *be, uint32_t ioas_id,
     struct iommu_ioas_iova_ranges query = {
         .size = sizeof(query),
         .ioas_id = ioas_id,
+        .num_iovas = IOVA_RANGES_GUESS,
     };
     uint32_t i, room;
     int ret;
 
     do {
-        /* Another attach may add ranges between two calls: ask until it fits */
+        /* The kernel says how many there are if the array is too small */
         room = query.num_iovas;
         buf = g_renew(struct iommu_iova_range, buf, room);
         query.allowed_iovas = (uintptr_t)buf;
