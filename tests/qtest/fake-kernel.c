@@ -139,7 +139,8 @@ static void control_line(const char *line)
         fails[i].nth = line[0] == 'f' ? a : 0;
         fails[i].error = n;
         g_strlcpy(fails[i].name, name, sizeof(name));
-    } else if (sscanf(line, "no %47s", name) == 1) {
+    } else if (g_str_has_prefix(line, "no ") &&
+               sscanf(line, "no %47s", name) == 1) {
         for (i = 0; i < ARRAY_SIZE(absent) - 1 && absent[i][0]; i++) {
             /* find the end */
         }

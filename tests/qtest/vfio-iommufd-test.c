@@ -109,6 +109,17 @@ static void assert_error(char *desc, const char *expected)
     g_free(desc);
 }
 
+static unsigned count(const char *log, const char *what)
+{
+    unsigned n = 0;
+
+    while ((log = strstr(log, what))) {
+        log += strlen(what);
+        n++;
+    }
+    return n;
+}
+
 /* In what the log has now */
 static void assert_logged(FakeEnv *env, const char *what)
 {
@@ -520,6 +531,53 @@ static void test_reset(const void *data)
     quit(env, qts);
 }
 
+typedef struct Reset {
+    const char *name, *control, *log, *not_log;
+    bool both;                  /* the VM has the other device, too */
+} Reset;
+
+/* How a device is reset that has no reset of its own */
+static const Reset resets[] = {
+    { "own", "", "VFIO_DEVICE_RESET = 0\n", "VFIO_DEVICE_PCI_HOT_RESET " },
+    { "bus-alone", "no-reset 0", "VFIO_DEVICE_PCI_HOT_RESET = 0\n",
+      "VFIO_DEVICE_RESET" },
+    { "bus-with-unused", "no-reset 0\nshared-bus 0 0",
+      "VFIO_DEVICE_PCI_HOT_RESET = 0\n", "VFIO_DEVICE_RESET" },
+    /* The second device's id is 4: object 2 is the IOAS, 3 the page table */
+    { "bus-of-both", "no-reset 0\nno-reset 1\nshared-bus 0 4\n"
+      "shared-bus 1 1", "VFIO_DEVICE_PCI_HOT_RESET = 0\n",
+      "VFIO_DEVICE_RESET", true },
+    { "bus-not-ours", "no-reset 0\nshared-bus 0 -1",
+      "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO = 0\n",
+      "VFIO_DEVICE_PCI_HOT_RESET " },
+    { "bus-query-fails", "no-reset 0\n"
+      "no VFIO_DEVICE_GET_PCI_HOT_RESET_INFO",
+      "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO = -25\n",
+      "VFIO_DEVICE_PCI_HOT_RESET " },
+};
+
+static void test_reset_kind(const void *data)
+{
+    const Reset *row = data;
+    FakeEnv *env = fake_env_new();
+    g_autofree char *log = NULL;
+    QTestState *qts;
+
+    fake_env_control(env, row->control);
+    qts = fake_env_start(env, row->both ? PC OBJECT "-device " HOST " -device "
+                         "vfio-pci,host=" BDF1 ",iommufd=iommufd0"
+                         : PC OBJECT "-device " HOST);
+    g_free(fake_env_take_log(env));
+    qmp_ok(qts, qtest_qmp(qts, "{'execute': 'system_reset'}"));
+    qtest_qmp_eventwait(qts, "RESET");
+    log = fake_env_take_log(env);
+    g_test_message("log: %s", log);
+    g_assert_cmpuint(count(log, row->log), >=, 1);
+    g_assert_cmpuint(count(log, "VFIO_DEVICE_PCI_HOT_RESET ="), <=, 1);
+    g_assert_null(strstr(log, row->not_log));
+    quit(env, qts);
+}
+
 /* Two devices of one object */
 
 typedef struct Pair {
@@ -532,17 +590,6 @@ static const Pair pairs[] = {
     { "cannot-share", "alone 1", 2 },
     { "kernel-chooses", "no IOMMU_HWPT_ALLOC", 0 },
 };
-
-static unsigned count(const char *log, const char *what)
-{
-    unsigned n = 0;
-
-    while ((log = strstr(log, what))) {
-        log += strlen(what);
-        n++;
-    }
-    return n;
-}
 
 static void test_pair(const void *data)
 {
@@ -580,6 +627,67 @@ static void test_pair(const void *data)
     device_del(qts, "hd0");
     assert_no_error(object_del(qts, "iommufd0"));
     assert_logged(env, GONE_IOMMU);
+    quit(env, qts);
+}
+
+static void write_device(QTestState *qts, unsigned slot, uint8_t reg,
+                         uint32_t value)
+{
+    qtest_outl(qts, 0xcf8, 0x80000000 | slot << 11 | reg);
+    qtest_outl(qts, 0xcfc, value);
+}
+
+static uint32_t read_device(QTestState *qts, unsigned slot, uint8_t reg)
+{
+    qtest_outl(qts, 0xcf8, 0x80000000 | slot << 11 | reg);
+    return qtest_inl(qts, 0xcfc);
+}
+
+/*
+ * The device for the guest: identity, BAR and MSI work, and the BAR, which the
+ * kernel would refuse to map for the other device's DMA, is not tried.
+ */
+static void test_function(void)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, PC OBJECT "-device " HOST ",addr=5 "
+                                     "-device vfio-pci,host=" BDF1
+                                     ",iommufd=iommufd0,addr=6");
+    const uint32_t bar = 0xe0000000;
+    g_autofree char *log = NULL;
+
+    g_assert_cmphex(read_device(qts, 5, 0), ==, 0x11e81234);
+    write_device(qts, 5, 0x10, UINT32_MAX);
+    g_assert_cmphex(read_device(qts, 5, 0x10), ==, 0xfff00000);
+    g_free(fake_env_take_log(env));
+
+    write_device(qts, 5, 0x10, bar);
+    write_device(qts, 6, 0x10, bar + 1 * MiB);
+    write_device(qts, 5, 0x04, 0x6);
+    write_device(qts, 6, 0x04, 0x6);
+    qtest_writel(qts, bar + 0x80, 0x12345678);
+    qtest_writel(qts, bar + 1 * MiB + 0x80, 0x9abcdef0);
+    g_assert_cmphex(qtest_readl(qts, bar + 0x80), ==, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, bar + 1 * MiB + 0x80), ==, 0x9abcdef0);
+
+    /* MSI: address, data, enable; INTx makes room for it */
+    write_device(qts, 5, 0x44, 0xfee00000);
+    write_device(qts, 5, 0x4c, 0x4041);
+    write_device(qts, 5, 0x40, 0x00010005);
+    log = fake_env_take_log(env);
+    g_test_message("log: %s", log);
+    g_assert_nonnull(strstr(log, "VFIO_DEVICE_SET_IRQS flags=0x21 index=0 "
+                            "start=0 count=0 = 0\n"));
+    g_assert_nonnull(strstr(log, "VFIO_DEVICE_SET_IRQS flags=0x24 index=1 "
+                            "start=0 count=1 = 0\n"));
+    g_assert_cmpuint(fake_env_maps(log).maps, ==, 0);
+
+    /* Unplug with a BAR mapped and MSI on */
+    device_del(qts, "hd0");
+    g_free(log);
+    log = fake_env_take_log(env);
+    g_assert_nonnull(strstr(log, GONE_CDEV0));
+    g_assert_cmphex(qtest_readl(qts, bar + 0x80), !=, 0x12345678);
     quit(env, qts);
 }
 
@@ -801,7 +909,9 @@ int main(int argc, char **argv)
     add("hotplug", "q35", Q35 "-device pcie-root-port,id=rp", test_hotplug);
     add("reset", "pc", PC OBJECT "-device " HOST, test_reset);
     add("reset", "q35", Q35 OBJECT "-device " HOST, test_reset);
+    ADD_TABLE("reset-kind", resets, test_reset_kind);
     ADD_TABLE("pair", pairs, test_pair);
+    qtest_add_func("vfio-iommufd/function", test_function);
     ADD_TABLE("windows", chipsets, test_windows);
     qtest_add_func("vfio-iommufd/late-failure", test_late_failure);
     ADD_TABLE("fail-nth", fail_nths, test_fail_nth);
