@@ -34,17 +34,18 @@ FakeEnv *fake_env_new(void)
     g_assert_nonnull(env->dir);
     env->control = g_build_filename(env->dir, "control", NULL);
     env->log = g_build_filename(env->dir, "log", NULL);
-    env->sysfs = g_build_filename(env->dir, "devices", NULL);
+    env->sysfs = g_build_filename(env->dir, "bus/pci/devices", NULL);
     run(env->dir,
-        "mkdir -p drivers/vfio-pci drivers/e1000e drivers/pci-stub bus/pci"
-        " bus/mdev groups/7/devices groups/8/devices;"
+        "mkdir -p drivers/vfio-pci drivers/e1000e bus/pci bus/mdev dev/char"
+        " groups/7/devices groups/8/devices;"
         "for n in 0 1; do"
-        "  d=devices/0000:65:00.$n;"
+        "  d=bus/pci/devices/0000:65:00.$n;"
         "  mkdir -p $d/vfio-dev/vfio$n;"
         "  echo 511:$n > $d/vfio-dev/vfio$n/dev;"
-        "  ln -s ../../drivers/vfio-pci $d/driver;"
-        "  ln -s ../../groups/$((7 + n)) $d/iommu_group;"
-        "  ln -s ../../bus/pci $d/subsystem;"
+        "  ln -s ../../$d/vfio-dev/vfio$n dev/char/511:$n;"
+        "  ln -s $PWD/drivers/vfio-pci $d/driver;"
+        "  ln -s $PWD/groups/$((7 + n)) $d/iommu_group;"
+        "  ln -s $PWD/bus/pci $d/subsystem;"
         "done");
     fake_env_control(env, "");
     return env;
@@ -140,7 +141,7 @@ static void set_environment(FakeEnv *env, bool on)
         g_assert_cmpint(access(library, R_OK), ==, 0);
         g_setenv("FAKE_KERNEL_CONTROL", env->control, true);
         g_setenv("FAKE_KERNEL_LOG", env->log, true);
-        g_setenv("FAKE_SYSFS", env->sysfs, true);
+        g_setenv("FAKE_SYSFS", env->dir, true);
         g_setenv("LD_PRELOAD", library, true);
     } else {
         g_unsetenv("LD_PRELOAD");

@@ -86,24 +86,24 @@ static void free_object(FakeIommufd *ictx, FakeObject *o)
     o->kind = FAKE_FREE;
 }
 
-static bool has_hole(const FakeDeviceControl *d)
-{
-    return d->hole || d->hole_last;
-}
-
 static int attach_hwpt(FakeIommufd *ictx, FakeObject *device, uint32_t hwpt_id)
 {
     FakeObject *hwpt = find(ictx, hwpt_id, FAKE_HWPT);
     FakeObject *ioas = find(ictx, hwpt->ioas, FAKE_IOAS);
     const FakeDeviceControl *d = &fake_control.device[device->index];
+    unsigned i;
 
     if (hwpt->maker != device->index &&
         (d->alone || fake_control.device[hwpt->maker].alone)) {
         return -EINVAL;
     }
-    if (fake_ioas_overlaps(ioas, MSI_HOLE, MSI_HOLE_LAST) ||
-        (has_hole(d) && fake_ioas_overlaps(ioas, d->hole, d->hole_last))) {
+    if (fake_ioas_overlaps(ioas, MSI_HOLE, MSI_HOLE_LAST)) {
         return -EADDRINUSE;
+    }
+    for (i = 0; i < d->holes; i++) {
+        if (fake_ioas_overlaps(ioas, d->hole[i].start, d->hole[i].last)) {
+            return -EADDRINUSE;
+        }
     }
     hwpt->users++;
     return 0;
@@ -257,8 +257,8 @@ static unsigned reserved(FakeIommufd *ictx, uint32_t ioas_id, FakeRange *r)
             const FakeDeviceControl *c = &fake_control.device[d->index];
 
             attached = true;
-            if (has_hole(c)) {
-                r[n++] = (FakeRange) { c->hole, c->hole_last };
+            for (j = 0; j < c->holes; j++) {
+                r[n++] = c->hole[j];
             }
         }
     }

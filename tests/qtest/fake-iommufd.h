@@ -22,7 +22,7 @@
  *   devices N            vfio0 to vfioN-1 have a node (default 2)
  *   memlock BYTES        limit of pinned memory; 0 is none
  *   aperture-last IOVA   the last IOVA that the IOMMU translates
- *   hole N IOVA LAST     reserved, too, while device N is attached
+ *   hole N IOVA LAST     reserved, too, while device N is attached; may repeat
  *   no NAME              the ioctl does not exist (ENOTTY)
  *   dirty 0|1            the IOMMU can track writes
  *   mdev N               device N is emulated
@@ -44,6 +44,8 @@
 #define TESTS_QTEST_FAKE_IOMMUFD_H
 
 #define FAKE_MAX_DEVICES    8
+#define FAKE_MAX_HOLES      24
+#define FAKE_MAX_RESERVED   (FAKE_MAX_DEVICES * FAKE_MAX_HOLES + 2)
 #define FAKE_IOMMU_PATH     "/dev/iommu"
 #define FAKE_CDEV_PATH      "/dev/vfio/devices/vfio"
 #define FAKE_IOMMU_MAJOR    10
@@ -57,10 +59,15 @@
 typedef struct FakeIommufd FakeIommufd;
 typedef struct FakeCdev FakeCdev;
 
+typedef struct FakeRange {
+    uint64_t start, last;
+} FakeRange;
+
 typedef struct FakeDeviceControl {
     bool mdev, alone, group_open, unsafe, no_reset;
     int32_t shared_bus;                 /* devid of the other function, or 0 */
-    uint64_t hole, hole_last;           /* none if both are 0 */
+    unsigned holes;
+    FakeRange hole[FAKE_MAX_HOLES];
 } FakeDeviceControl;
 
 typedef struct FakeControl {
@@ -108,12 +115,6 @@ void fake_iommufd_detach(FakeIommufd *ictx, uint32_t devid);
 void fake_iommufd_count(const FakeIommufd *ictx, FakeCounts *counts);
 
 /* Between fake-iommufd.c and fake-ioas.c */
-#define FAKE_MAX_RESERVED   (FAKE_MAX_DEVICES + 2)
-
-typedef struct FakeRange {
-    uint64_t start, last;
-} FakeRange;
-
 typedef enum FakeKind {
     FAKE_FREE, FAKE_IOAS, FAKE_HWPT, FAKE_DEVICE, FAKE_ACCESS
 } FakeKind;

@@ -127,8 +127,9 @@ static void control_line(const char *line)
         fake_control.dirty = n;
     } else if (sscanf(line, "hole %u %lli %lli", &n, (long long *)&a,
                       (long long *)&b) == 3) {
-        fake_control.device[n].hole = a;
-        fake_control.device[n].hole_last = b;
+        FakeDeviceControl *d = &fake_control.device[n];
+
+        d->hole[d->holes++] = (FakeRange) { a, b };
     } else if (sscanf(line, "shared-bus %u %lli", &n, (long long *)&a) == 2) {
         fake_control.device[n].shared_bus = a;
     } else if (sscanf(line, "fail %47s %llu %u", name, &a, &n) == 3 ||
@@ -293,6 +294,10 @@ static FakeFile *file_of(int fd)
     if (kind == 0) {
         unused->ictx = fake_iommufd_new();
     } else {
+        /* A BAR can be mapped from it */
+        if (ftruncate(fd, 1024 * 1024)) {
+            abort();
+        }
         unused->index = kind - 1;
         unused->cdev = fake_cdev_new(kind - 1, fd);
     }
@@ -420,9 +425,6 @@ int fake_kernel_open(const char *path, int flags)
     }
     fd = syscall(SYS_memfd_create, name,
                  flags & O_CLOEXEC ? MFD_CLOEXEC : 0);
-    if (fd >= 0 && ftruncate(fd, 1024 * 1024)) {
-        abort();
-    }
     if (fd >= 0) {
         file_of(fd);
     }

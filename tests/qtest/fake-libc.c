@@ -9,7 +9,8 @@
  * The names are those that libc's headers redirect to in a program built with
  * 64-bit file offsets, with and without _FORTIFY_SOURCE.
  *
- * FAKE_SYSFS names a directory to look into in place of /sys/bus/pci/devices.
+ * FAKE_SYSFS names a directory to look into in place of /sys, for PCI devices
+ * and for what the numbers of a character device stand for.
  * A limit of pinned memory shows as RLIMIT_MEMLOCK, too.
  */
 
@@ -24,7 +25,6 @@
 
 #include "fake-iommufd.h"
 
-#define SYSFS_PCI   "/sys/bus/pci/devices/"
 
 /* They take the place of what libc has under these names */
 #define AS(name)    __asm__(name) __attribute__((visibility("default")))
@@ -40,6 +40,9 @@ ssize_t fake_readlink(const char *path, char *buf, size_t size) AS("readlink");
 ssize_t fake_readlink_chk(const char *path, char *buf, size_t size,
                           size_t room) AS("__readlink_chk");
 DIR *fake_opendir(const char *path) AS("opendir");
+char *fake_realpath(const char *path, char *real) AS("realpath");
+char *fake_realpath_chk(const char *path, char *real,
+                        size_t room) AS("__realpath_chk");
 int fake_close(int fd) AS("close");
 int fake_fstat64(int fd, struct stat *st) AS("fstat64");
 int fake_ioctl(int fd, unsigned long request, void *arg) AS("ioctl");
@@ -81,10 +84,11 @@ static const char *redirect(const char *path, char *room)
 {
     const char *root = getenv("FAKE_SYSFS");
 
-    if (!root || strncmp(path, SYSFS_PCI, strlen(SYSFS_PCI))) {
+    if (!root || (!g_str_has_prefix(path, "/sys/bus/pci/devices/") &&
+                  !g_str_has_prefix(path, "/sys/dev/char/"))) {
         return path;
     }
-    snprintf(room, PATH_MAX, "%s/%s", root, path + strlen(SYSFS_PCI));
+    snprintf(room, PATH_MAX, "%s%s", root, path + strlen("/sys"));
     return room;
 }
 
@@ -201,6 +205,22 @@ DIR *fake_opendir(const char *path)
         libc_opendir = dlsym(RTLD_NEXT, "opendir");
     }
     return libc_opendir(redirect(path, room));
+}
+
+char *fake_realpath(const char *path, char *real)
+{
+    static char *(*libc_realpath)(const char *path, char *real);
+    char room[PATH_MAX];
+
+    if (!libc_realpath) {
+        libc_realpath = dlsym(RTLD_NEXT, "realpath");
+    }
+    return libc_realpath(redirect(path, room), real);
+}
+
+char *fake_realpath_chk(const char *path, char *real, size_t room)
+{
+    return fake_realpath(path, real);
 }
 
 /* Descriptors */

@@ -25,6 +25,7 @@
 #define OBJECT      "-object iommufd,id=iommufd0 "
 #define PC          "-machine pc -m 512 -nodefaults "
 #define Q35         "-machine q35 -m 512 -nodefaults "
+#define VFIO0       "vfio " BDF0 ": "
 #define GONE_CDEV0  "gone /dev/vfio/devices/vfio0 mapped=0\n"
 #define GONE_IOMMU  "gone /dev/iommu bound=0 ioas=0 hwpts=0 areas=0\n"
 
@@ -266,6 +267,7 @@ typedef struct Attach {
     const char *name, *control, *args;
     const char *sysfs;
     const char *pt;             /* what it attached to, in the log */
+    const char *not_tried;
 } Attach;
 
 #define HOST        "vfio-pci,id=hd0,iommufd=iommufd0,host=" BDF0
@@ -292,7 +294,8 @@ static const Attach attaches[] = {
       PC OBJECT "-device " HOST, NULL, "IOMMU_DESTROY id=3 = 0\n"
       ATTACHED(3) },
     { "mdev", "mdev 0", PC OBJECT "-device " HOST,
-      "rm subsystem; ln -s ../../bus/mdev subsystem", ATTACHED(2) },
+      "rm subsystem; ln -s ../../../mdev subsystem", ATTACHED(2),
+      "IOMMU_GET_HW_INFO" },
 };
 
 /* Every byte of RAM is mapped once, and given back at unplug */
@@ -312,6 +315,7 @@ static void test_attach(const void *data)
     log = fake_env_take_log(env);
     g_test_message("log: %s", log);
     g_assert_nonnull(strstr(log, row->pt));
+    g_assert_false(row->not_tried && strstr(log, row->not_tried));
     m = fake_env_maps(log);
     /* In the PAM window, ROM may be in place of RAM from the beginning */
     g_assert_cmpuint(m.live_low, ==, RAM);
@@ -338,11 +342,113 @@ static void test_sysfsdev(void)
     quit(env, qts);
 }
 
+/* The descriptor came from the manager: inherited, or by getfd */
+
+static int inherited(const char *memfd)
+{
+    int fd = memfd_create(memfd, 0);
+
+    g_assert_cmpint(fd, >=, 0);
+    return fd;
+}
+
+static void getfd(QTestState *qts, const char *name, int fd)
+{
+    qmp_ok(qts, qtest_qmp_fds(qts, &fd, 1, "{'execute': 'getfd', 'arguments': "
+                              "{'fdname': %s}}", name));
+    close(fd);
+}
+
+static char *device_add_fd(QTestState *qts, const char *id, const char *fd)
+{
+    return qmp_error(qtest_qmp(qts, "{'execute': 'device_add', 'arguments': "
+                               "{'driver': 'vfio-pci', 'id': %s, 'fd': %s, "
+                               "'iommufd': 'iommufd0'}}", id, fd));
+}
+
+static void test_fd_inherited(void)
+{
+    FakeEnv *env = fake_env_new();
+    int iommu = inherited(FAKE_IOMMU_MEMFD), cdev = inherited("fake-vfio0");
+    g_autofree char *args =
+        g_strdup_printf(PC "-object iommufd,id=iommufd0,fd=%d "
+                        "-device vfio-pci,id=hd0,iommufd=iommufd0,fd=%d",
+                        iommu, cdev);
+    g_autofree char *log = NULL;
+    QTestState *qts;
+
+    /* QEMU may open nothing */
+    fake_env_control(env, "open /dev/iommu 13\n"
+                     "open /dev/vfio/devices/vfio0 13");
+    qts = fake_env_start(env, args);
+    close(iommu);
+    close(cdev);
+    log = fake_env_take_log(env);
+    g_assert_cmpuint(fake_env_maps(log).live_low, ==, RAM);
+    device_del(qts, "hd0");
+    assert_no_error(object_del(qts, "iommufd0"));
+    g_free(log);
+    log = fake_env_take_log(env);
+    g_assert_nonnull(strstr(log, GONE_CDEV0));
+    g_assert_nonnull(strstr(log, GONE_IOMMU));
+    quit(env, qts);
+}
+
+static void test_fd_by_name(void)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, PC);
+    g_autofree char *log = NULL;
+    int i;
+
+    fake_env_control(env, "open /dev/iommu 13\n"
+                     "open /dev/vfio/devices/vfio0 13");
+    for (i = 0; i < 2; i++) {
+        getfd(qts, "iommu", inherited(FAKE_IOMMU_MEMFD));
+        qmp_ok(qts, qtest_qmp(qts, "{'execute': 'object-add', 'arguments': "
+                              "{'qom-type': 'iommufd', 'id': 'iommufd0', "
+                              "'fd': 'iommu'}}"));
+        getfd(qts, "cdev", inherited("fake-vfio0"));
+        g_free(fake_env_take_log(env));
+        assert_no_error(device_add_fd(qts, "hd0", "cdev"));
+        device_del(qts, "hd0");
+        assert_no_error(object_del(qts, "iommufd0"));
+        g_free(log);
+        log = fake_env_take_log(env);
+        g_assert_nonnull(strstr(log, GONE_CDEV0));
+        g_assert_nonnull(strstr(log, GONE_IOMMU));
+    }
+    quit(env, qts);
+}
+
+static void test_fd_errors(void)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, PC OBJECT);
+    int cdev;
+
+    assert_error(device_add_fd(qts, "hd0", "passed"),
+                 "File descriptor named 'passed' has not been found");
+    getfd(qts, "passed", open("/dev/null", O_RDWR));
+    assert_error(device_add_fd(qts, "hd0", "passed"),
+                 "fd 'passed' is /dev/null, not a VFIO device: pass a "
+                 "descriptor of /dev/vfio/devices/vfioN");
+
+    /* A failure after the kernel has bound it: the name is gone, so close it */
+    cdev = inherited("fake-vfio0");
+    getfd(qts, "passed", cdev);
+    fake_env_control(env, "fail IOMMU_IOAS_ALLOC 1 12");
+    g_free(fake_env_take_log(env));
+    assert_error(device_add_fd(qts, "hd0", "passed"),
+                 VFIO0 "IOMMU_IOAS_ALLOC failed: Cannot allocate memory");
+    assert_logged(env, GONE_CDEV0);
+    assert_no_error(device_add(qts, "hd0", BDF0));
+    quit(env, qts);
+}
+
 typedef struct DeviceError {
     const char *name, *control, *bdf, *sysfs, *message;
 } DeviceError;
-
-#define VFIO0       "vfio " BDF0 ": "
 
 static const DeviceError device_errors[] = {
     { "absent", "", "0000:66:00.0", NULL,
@@ -352,14 +458,14 @@ static const DeviceError device_errors[] = {
       VFIO0 "no driver is bound to the device: bind it to vfio-pci (driverctl "
       "set-override, or driver_override in sysfs)" },
     { "other-driver", "", BDF0,
-      "rm -r driver vfio-dev; ln -s ../../drivers/e1000e driver",
+      "rm -r driver vfio-dev; ln -s ../../../../drivers/e1000e driver",
       VFIO0 "the device is bound to driver 'e1000e', which is not a vfio "
       "driver: bind it to vfio-pci" },
     { "no-iommu", "", BDF0, "rm -r iommu_group vfio-dev",
       VFIO0 "the device has no IOMMU: turn the IOMMU on in the host's firmware "
       "and kernel" },
     { "noiommu-mode", "", BDF0,
-      "rm -r vfio-dev/vfio0/dev; echo vfio-noiommu > ../../groups/7/name",
+      "rm -r vfio-dev/vfio0/dev; echo vfio-noiommu > iommu_group/name",
       VFIO0 "the device is in noiommu mode, which has no cdev: use it without "
       "iommufd=" },
     { "kernel-without-cdev", "", BDF0, "rm vfio-dev/vfio0/dev",
@@ -387,7 +493,7 @@ static const DeviceError device_errors[] = {
       "VFIO group is open, in this VM (a device without iommufd=) or another, "
       "or its IOMMU group is used through another iommufd" },
     { "partner-busy", "group-open 0", BDF0,
-      "d=../../groups/7/devices/0000:65:00.7; mkdir $d; "
+      "d=iommu_group/devices/0000:65:00.7; mkdir $d; "
       "ln -s ../../../../drivers/e1000e $d/driver",
       VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Device or resource busy: "
       "0000:65:00.7 in the same IOMMU group is used by host driver 'e1000e': "
@@ -691,6 +797,24 @@ static void test_function(void)
     quit(env, qts);
 }
 
+/* Behind a guest IOMMU each device has an address space of its own */
+static void test_address_spaces(void)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, Q35 OBJECT
+                                     "-device intel-iommu,caching-mode=on "
+                                     "-device " HOST " -device "
+                                     "vfio-pci,id=hd1,host=" BDF1
+                                     ",iommufd=iommufd0");
+    g_autofree char *log = fake_env_take_log(env);
+    FakeMaps m = fake_env_maps(log);
+
+    g_assert_cmpuint(count(log, "IOMMU_IOAS_ALLOC "), ==, 2);
+    g_assert_cmpuint(m.live_low, ==, 2 * RAM);
+    g_assert_cmpuint(m.failed, ==, 0);
+    quit(env, qts);
+}
+
 /* The chipset's windows */
 
 typedef struct Chipset {
@@ -912,6 +1036,10 @@ int main(int argc, char **argv)
     ADD_TABLE("reset-kind", resets, test_reset_kind);
     ADD_TABLE("pair", pairs, test_pair);
     qtest_add_func("vfio-iommufd/function", test_function);
+    qtest_add_func("vfio-iommufd/address-spaces", test_address_spaces);
+    qtest_add_func("vfio-iommufd/fd/inherited", test_fd_inherited);
+    qtest_add_func("vfio-iommufd/fd/by-name", test_fd_by_name);
+    qtest_add_func("vfio-iommufd/fd/errors", test_fd_errors);
     ADD_TABLE("windows", chipsets, test_windows);
     qtest_add_func("vfio-iommufd/late-failure", test_late_failure);
     ADD_TABLE("fail-nth", fail_nths, test_fail_nth);

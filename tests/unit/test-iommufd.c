@@ -116,6 +116,13 @@ typedef struct Call {
 
 #define P(first, pages) { (first) * PAGE, (pages) * PAGE }
 
+/* More than anybody would make room for: 20 pages, one in 16 */
+#define HOLE(n)         "hole 0 0x" #n "0000 0x" #n "0fff\n"
+#define MANY_HOLES      HOLE(1) HOLE(2) HOLE(3) HOLE(4) HOLE(5) HOLE(6) \
+                        HOLE(7) HOLE(8) HOLE(9) HOLE(10) HOLE(11) HOLE(12) \
+                        HOLE(13) HOLE(14) HOLE(15) HOLE(16) HOLE(17) HOLE(18) \
+                        HOLE(19) HOLE(20)
+
 static const Call calls[] = {
     { .name = "alloc-ioas", .op = ALLOC_IOAS, .out = 3,
       .log = "IOMMU_IOAS_ALLOC 3 = 0\n" },
@@ -125,16 +132,20 @@ static const Call calls[] = {
 
     /* Without a device, an IOAS has no limits */
     { .name = "ranges-no-device", .op = IOVA_RANGES, .out = 1,
-      .log = "IOMMU_IOAS_IOVA_RANGES = -90\nIOMMU_IOAS_IOVA_RANGES = 0\n" },
+      .log = "IOMMU_IOAS_IOVA_RANGES = 0\n" },
     { .name = "ranges-device", .op = IOVA_RANGES, .attach = true, .out = 2,
-      .log = "IOMMU_IOAS_IOVA_RANGES = -90\nIOMMU_IOAS_IOVA_RANGES = 0\n" },
+      .log = "IOMMU_IOAS_IOVA_RANGES = 0\n" },
     { .name = "ranges-more-holes", .op = IOVA_RANGES, .attach = true, .out = 3,
       .control = "hole 0 0x10000 0x1ffff",
-      .log = "IOMMU_IOAS_IOVA_RANGES = -90\nIOMMU_IOAS_IOVA_RANGES = 0\n" },
+      .log = "IOMMU_IOAS_IOVA_RANGES = 0\n" },
     { .name = "ranges-wrong-id", .op = IOVA_RANGES, .wrong_id = true,
       .expect = -ENOENT, .log = "IOMMU_IOAS_IOVA_RANGES = -2\n" },
-    { .name = "ranges-fail-late", .op = IOVA_RANGES, .expect = -ENOMEM,
-      .control = "fail IOMMU_IOAS_IOVA_RANGES 2 12",
+    { .name = "ranges-many", .op = IOVA_RANGES, .attach = true, .out = 22,
+      .control = MANY_HOLES,
+      .log = "IOMMU_IOAS_IOVA_RANGES = -90\nIOMMU_IOAS_IOVA_RANGES = 0\n" },
+    { .name = "ranges-fail-late", .op = IOVA_RANGES, .attach = true,
+      .expect = -ENOMEM,
+      .control = MANY_HOLES "fail IOMMU_IOAS_IOVA_RANGES 2 12",
       .log = "IOMMU_IOAS_IOVA_RANGES = -90\nIOMMU_IOAS_IOVA_RANGES = -12 "
              "injected\n" },
 
@@ -286,8 +297,12 @@ static void check_ranges(const Call *c, const IOMMUFDRange *r, uint32_t nr,
     g_assert_cmpuint(nr, ==, c->out);
     g_assert_cmpuint(alignment, ==, c->attach ? PAGE : 1);
     for (i = 0; i < nr; i++) {
-        g_assert_cmphex(r[i].start, ==, expected[nr][i].start);
-        g_assert_cmphex(r[i].last, ==, expected[nr][i].last);
+        if (nr < ARRAY_SIZE(expected)) {
+            g_assert_cmphex(r[i].start, ==, expected[nr][i].start);
+            g_assert_cmphex(r[i].last, ==, expected[nr][i].last);
+        }
+        g_assert_cmphex(r[i].start, <=, r[i].last);
+        g_assert_true(!i || r[i - 1].last < r[i].start);
     }
 }
 
@@ -669,6 +684,133 @@ static void test_strict(const void *data)
     assert_nothing_left();
 }
 
+/* The same for a cdev: what it answers before and after it is bound */
+typedef struct StrictCdev {
+    const char *name;
+    const char *control;
+    bool bound;
+    unsigned long request;
+    uint32_t words[8];
+    int error;
+} StrictCdev;
+
+#define IOMMUFD UINT32_MAX      /* stands for the object's descriptor */
+
+static const StrictCdev strict_cdevs[] = {
+    { "unbound-info", "", false, VFIO_DEVICE_GET_INFO, { 20 }, EINVAL },
+    { "unbound-attach", "", false, VFIO_DEVICE_ATTACH_IOMMUFD_PT, { 12, 0, 2 },
+      EINVAL },
+    { "unbound-reset", "", false, VFIO_DEVICE_RESET, { }, EINVAL },
+    { "unbound-unknown", "", false, _IO(';', 0xff), { }, EINVAL },
+    { "bind", "", false, VFIO_DEVICE_BIND_IOMMUFD, { 16, 0, IOMMUFD }, 0 },
+    { "bind-small", "", false, VFIO_DEVICE_BIND_IOMMUFD, { 12, 0, IOMMUFD },
+      EINVAL },
+    { "bind-flags", "", false, VFIO_DEVICE_BIND_IOMMUFD, { 16, 1, IOMMUFD },
+      EINVAL },
+    { "bind-not-open", "", false, VFIO_DEVICE_BIND_IOMMUFD, { 16, 0, 987 },
+      EBADF },
+    { "bind-not-iommufd", "", false, VFIO_DEVICE_BIND_IOMMUFD, { 16, 0, 0 },
+      EBADFD },
+    { "bind-group-open", "group-open 0", false, VFIO_DEVICE_BIND_IOMMUFD,
+      { 16, 0, IOMMUFD }, EBUSY },
+    { "bind-unsafe", "unsafe 0", false, VFIO_DEVICE_BIND_IOMMUFD,
+      { 16, 0, IOMMUFD }, EPERM },
+    { "bind-twice", "", true, VFIO_DEVICE_BIND_IOMMUFD, { 16, 0, IOMMUFD },
+      EINVAL },
+    { "info", "", true, VFIO_DEVICE_GET_INFO, { 20 }, 0 },
+    { "unknown", "", true, _IO(';', 0xff), { }, ENOTTY },
+    { "attach", "", true, VFIO_DEVICE_ATTACH_IOMMUFD_PT, { 12, 0, 2 }, 0 },
+    { "attach-flags", "", true, VFIO_DEVICE_ATTACH_IOMMUFD_PT, { 12, 1, 2 },
+      EINVAL },
+    { "attach-nothing", "", true, VFIO_DEVICE_ATTACH_IOMMUFD_PT, { 12, 0, 9 },
+      ENOENT },
+    { "attach-device", "", true, VFIO_DEVICE_ATTACH_IOMMUFD_PT, { 12, 0, 1 },
+      EINVAL },
+    { "detach-not-attached", "", true, VFIO_DEVICE_DETACH_IOMMUFD_PT, { 8 },
+      0 },
+    { "region-wrong", "", true, VFIO_DEVICE_GET_REGION_INFO, { 32, 0, 9 },
+      EINVAL },
+    { "irqs-msix", "", true, VFIO_DEVICE_SET_IRQS, { 20, 0x21, 2, 0, 0 },
+      EINVAL },
+    { "irqs-mask-unused", "", true, VFIO_DEVICE_SET_IRQS, { 20, 0x9, 0, 0, 1 },
+      EINVAL },
+    { "hot-reset-with-fds", "", true, VFIO_DEVICE_PCI_HOT_RESET, { 12, 0, 1 },
+      EINVAL },
+    { "hot-reset-not-ours", "shared-bus 0 -1", true, VFIO_DEVICE_PCI_HOT_RESET,
+      { 12 }, EINVAL },
+};
+
+static void test_strict_cdev(const void *data)
+{
+    const StrictCdev *row = data;
+    unsigned fds = count_fds();
+    uint32_t words[32] = { }, devid, ioas = 2, config;
+    IOMMUFDBackend *be;
+    int cdev, ret;
+    void *bar;
+
+    fake_kernel_control(row->control);
+    be = new_object(&error_abort, NULL);
+    if (row->bound) {
+        cdev = bind_device(be, &devid);
+        g_assert_cmpint(iommufd_backend_alloc_ioas(be, &ioas), ==, 0);
+    } else {
+        cdev = open(FAKE_CDEV_PATH "0", O_RDWR | O_CLOEXEC);
+    }
+    memcpy(words, row->words, sizeof(row->words));
+    if (words[2] == IOMMUFD) {
+        words[2] = be->fd;
+    }
+
+    ret = pread(cdev, &config, sizeof(config), 7ULL << 40);
+    g_assert_cmpint(ret, ==, row->bound ? sizeof(config) : -1);
+    bar = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, cdev, 0);
+    g_assert_true((bar != MAP_FAILED) == row->bound);
+    if (row->bound) {
+        g_assert_cmphex(config, ==, 0x11e81234);
+        munmap(bar, PAGE);
+    }
+
+    ret = ioctl(cdev, row->request, words) ? errno : 0;
+    g_assert_cmpint(ret, ==, row->error);
+
+    close(cdev);
+    object_unparent(OBJECT(be));
+    assert_nothing_left();
+    g_assert_cmpuint(count_fds(), ==, fds);
+}
+
+/* The leak report sees what is left behind */
+static void test_leak_report(void)
+{
+    g_autofree char *log = NULL;
+    uint32_t devid, ioas;
+    IOMMUFDBackend *be;
+    void *bar;
+    int cdev;
+
+    fake_kernel_control("");
+    be = new_object(&error_abort, NULL);
+    cdev = bind_device(be, &devid);
+    g_assert_cmpint(iommufd_backend_alloc_ioas(be, &ioas), ==, 0);
+    g_assert_cmpint(iommufd_backend_map_dma(be, ioas, 0, PAGE, memory, false),
+                    ==, 0);
+    bar = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, cdev, 0);
+    attach_device(cdev, ioas);
+    /* A BAR is nothing that the IOMMU may reach */
+    g_assert_cmpint(iommufd_backend_map_dma(be, ioas, PAGE, PAGE, bar, true),
+                    ==, -EFAULT);
+    g_free(take_log());
+    object_unparent(OBJECT(be));
+    close(cdev);
+    log = take_log();
+    g_assert_cmpstr(log, ==,
+                    "gone /dev/iommu bound=1 ioas=1 hwpts=1 areas=1\n"
+                    "gone /dev/vfio/devices/vfio0 mapped=1\n");
+    munmap(bar, PAGE);
+    assert_nothing_left();
+}
+
 static void add(const char *group, const char *name, const void *data,
                 GTestDataFunc fn)
 {
@@ -703,6 +845,11 @@ int main(int argc, char **argv)
     for (i = 0; i < ARRAY_SIZE(stricts); i++) {
         add("strict", stricts[i].name, &stricts[i], test_strict);
     }
+    for (i = 0; i < ARRAY_SIZE(strict_cdevs); i++) {
+        add("strict-cdev", strict_cdevs[i].name, &strict_cdevs[i],
+            test_strict_cdev);
+    }
+    g_test_add_func("/iommufd/leak-report", test_leak_report);
     add("adopt", "number", NULL, test_adopt);
     add("adopt", "name", "", test_adopt);
     g_test_add_func("/iommufd/adopt/duplicate", test_adopt_duplicate);
