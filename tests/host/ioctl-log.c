@@ -79,12 +79,13 @@ static uint64_t u64_at(const void *arg, unsigned offset)
     return v;
 }
 
-/* where the calls that move memory keep address and length */
+/* where the calls that move memory keep address and length; 0: no length */
 static void range(unsigned nr, const void *arg, struct call *c)
 {
     static const struct {
         uint8_t nr, iova, bytes;
     } at[] = {
+        { 110, 4, 0 },              /* VFIO_DEVICE_SET_IRQS: index << 32 | flags */
         { 113, 16, 24 },            /* VFIO_IOMMU_MAP_DMA */
         { 114, 8, 16 },             /* VFIO_IOMMU_UNMAP_DMA */
         { 0x85, 32, 24 },           /* IOMMU_IOAS_MAP */
@@ -96,7 +97,7 @@ static void range(unsigned nr, const void *arg, struct call *c)
     for (unsigned i = 0; i < sizeof(at) / sizeof(at[0]); i++) {
         if (at[i].nr == nr) {
             c->iova = u64_at(arg, at[i].iova);
-            c->bytes = u64_at(arg, at[i].bytes);
+            c->bytes = at[i].bytes ? u64_at(arg, at[i].bytes) : 0;
         }
     }
 }
