@@ -34,6 +34,7 @@ FakeEnv *fake_env_new(void)
     g_assert_nonnull(env->dir);
     env->control = g_build_filename(env->dir, "control", NULL);
     env->log = g_build_filename(env->dir, "log", NULL);
+    env->messages = g_build_filename(env->dir, "messages", NULL);
     env->sysfs = g_build_filename(env->dir, "bus/pci/devices", NULL);
     run(env->dir,
         "mkdir -p drivers/vfio-pci drivers/e1000e bus/pci bus/mdev dev/char"
@@ -60,6 +61,7 @@ void fake_env_free(FakeEnv *env)
     g_free(env->dir);
     g_free(env->control);
     g_free(env->log);
+    g_free(env->messages);
     g_free(env->sysfs);
     g_free(env);
 }
@@ -159,6 +161,21 @@ QTestState *fake_env_start(FakeEnv *env, const char *args)
     qts = qtest_init(args);
     set_environment(env, false);
     return qts;
+}
+
+QTestState *fake_env_start_heard(FakeEnv *env, const char *args)
+{
+    g_autofree char *line = g_strdup_printf("%s 2>%s", args, env->messages);
+
+    return fake_env_start(env, line);
+}
+
+char *fake_env_said(FakeEnv *env)
+{
+    char *text = NULL;
+
+    g_assert_true(g_file_get_contents(env->messages, &text, NULL, NULL));
+    return text;
 }
 
 char *fake_env_start_fails(FakeEnv *env, const char *args)

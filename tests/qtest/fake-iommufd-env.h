@@ -14,7 +14,7 @@
 #include "libqtest.h"
 
 typedef struct FakeEnv {
-    char *dir, *control, *log, *sysfs;
+    char *dir, *control, *log, *messages, *sysfs;
 } FakeEnv;
 
 /* What the log says of the mappings that were made and dropped */
@@ -45,6 +45,10 @@ FakeMaps fake_env_maps(const char *log);
 
 /* A running QEMU, or one that is expected to refuse its command line */
 QTestState *fake_env_start(FakeEnv *env, const char *args);
+
+/* A running QEMU whose messages are kept, and what it said, for g_free() */
+QTestState *fake_env_start_heard(FakeEnv *env, const char *args);
+char *fake_env_said(FakeEnv *env);
 char *fake_env_start_fails(FakeEnv *env, const char *args);
 
 #endif

@@ -130,6 +130,23 @@ static void assert_logged(FakeEnv *env, const char *what)
     g_assert_nonnull(strstr(log, what));
 }
 
+/* Line by line, without the program's name; for QEMUs that are heard */
+static void assert_said(FakeEnv *env, const char *expected)
+{
+    g_autofree char *said = fake_env_said(env);
+    g_auto(GStrv) lines = g_strsplit(said, "\n", -1);
+    g_autoptr(GString) got = g_string_new("");
+    int i;
+
+    for (i = 0; lines[i] && lines[i][0]; i++) {
+        bool named = g_str_has_prefix(lines[i], "qemu-system-");
+
+        g_string_append_printf(got, "%s\n", named ?
+                               strstr(lines[i], ": ") + 2 : lines[i]);
+    }
+    g_assert_cmpstr(got->str, ==, expected);
+}
+
 static void quit(FakeEnv *env, QTestState *qts)
 {
     qtest_quit(qts);
@@ -640,6 +657,7 @@ static void test_reset(const void *data)
 typedef struct Reset {
     const char *name, *control, *log, *not_log;
     bool both;                  /* the VM has the other device, too */
+    const char *said;
 } Reset;
 
 /* How a device is reset that has no reset of its own */
@@ -655,11 +673,16 @@ static const Reset resets[] = {
       "VFIO_DEVICE_RESET", true },
     { "bus-not-ours", "no-reset 0\nshared-bus 0 -1",
       "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO = 0\n",
-      "VFIO_DEVICE_PCI_HOT_RESET " },
+      "VFIO_DEVICE_PCI_HOT_RESET ",
+      .said = VFIO0 "cannot be reset: 0000:00:00.1 shares its bus and does not "
+      "belong to this VM's iommufd: assign it with the same iommufd= or bind "
+      "it to vfio-pci and leave it unused\n" },
     { "bus-query-fails", "no-reset 0\n"
       "no VFIO_DEVICE_GET_PCI_HOT_RESET_INFO",
       "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO = -25\n",
-      "VFIO_DEVICE_PCI_HOT_RESET " },
+      "VFIO_DEVICE_PCI_HOT_RESET ",
+      .said = VFIO0 "no reset is available for the device (Inappropriate ioctl "
+      "for device)\n" },
 };
 
 static void test_reset_kind(const void *data)
@@ -667,12 +690,14 @@ static void test_reset_kind(const void *data)
     const Reset *row = data;
     FakeEnv *env = fake_env_new();
     g_autofree char *log = NULL;
+    g_autofree char *said = NULL;
     QTestState *qts;
 
     fake_env_control(env, row->control);
-    qts = fake_env_start(env, row->both ? PC OBJECT "-device " HOST " -device "
-                         "vfio-pci,host=" BDF1 ",iommufd=iommufd0"
-                         : PC OBJECT "-device " HOST);
+    qts = fake_env_start_heard(env, row->both ?
+                               PC OBJECT "-device " HOST " -device vfio-pci,"
+                               "host=" BDF1 ",iommufd=iommufd0" :
+                               PC OBJECT "-device " HOST);
     g_free(fake_env_take_log(env));
     qmp_ok(qts, qtest_qmp(qts, "{'execute': 'system_reset'}"));
     qtest_qmp_eventwait(qts, "RESET");
@@ -680,6 +705,12 @@ static void test_reset_kind(const void *data)
     g_test_message("log: %s", log);
     g_assert_cmpuint(count(log, row->log), >=, 1);
     g_assert_cmpuint(count(log, "VFIO_DEVICE_PCI_HOT_RESET ="), <=, 1);
+    said = fake_env_said(env);
+    if (row->said) {
+        g_assert_nonnull(strstr(said, row->said));
+    } else {
+        g_assert_cmpstr(said, ==, "");
+    }
     g_assert_null(strstr(log, row->not_log));
     quit(env, qts);
 }
@@ -753,12 +784,18 @@ static uint32_t read_device(QTestState *qts, unsigned slot, uint8_t reg)
  * The device for the guest: identity, BAR and MSI work, and the BAR, which the
  * kernel would refuse to map for the other device's DMA, is not tried.
  */
+#define NOT_FOR_PEERS(bdf) \
+    "info: vfio: '" bdf " BAR 0 mmaps[0]': this kernel cannot map it for " \
+    "DMA, so other assigned devices cannot reach this device " \
+    "(peer-to-peer); everything else works\n"
+
 static void test_function(void)
 {
     FakeEnv *env = fake_env_new();
-    QTestState *qts = fake_env_start(env, PC OBJECT "-device " HOST ",addr=5 "
-                                     "-device vfio-pci,host=" BDF1
-                                     ",iommufd=iommufd0,addr=6");
+    QTestState *qts = fake_env_start_heard(env, PC OBJECT
+                                           "-device " HOST ",addr=5 "
+                                           "-device vfio-pci,host=" BDF1
+                                           ",iommufd=iommufd0,addr=6");
     const uint32_t bar = 0xe0000000;
     g_autofree char *log = NULL;
 
@@ -775,6 +812,11 @@ static void test_function(void)
     qtest_writel(qts, bar + 1 * MiB + 0x80, 0x9abcdef0);
     g_assert_cmphex(qtest_readl(qts, bar + 0x80), ==, 0x12345678);
     g_assert_cmphex(qtest_readl(qts, bar + 1 * MiB + 0x80), ==, 0x9abcdef0);
+
+    /* Again, for the messages: one line per device is enough */
+    write_device(qts, 5, 0x04, 0x4);
+    write_device(qts, 5, 0x04, 0x6);
+    assert_said(env, NOT_FOR_PEERS(BDF0) NOT_FOR_PEERS(BDF1));
 
     /* MSI: address, data, enable; INTx makes room for it */
     write_device(qts, 5, 0x44, 0xfee00000);
@@ -884,12 +926,19 @@ static void test_windows(const void *data)
 
 /* Memory that cannot be mapped while the VM runs */
 
+#define LATE \
+    "vfio: VM stopped, 'cont' tries again: cannot map guest memory " \
+    "[0x100000000, 0x107ffffff] ('mem1') for DMA: 655616 KiB of locked " \
+    "memory are needed, the limit is 546875 KiB for all VMs of the user: " \
+    "raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=)\n"
+
 static void test_late_failure(void)
 {
     FakeEnv *env = fake_env_new();
-    QTestState *qts = fake_env_start(env, "-machine q35 -m 512,slots=2,"
-                                     "maxmem=2G -nodefaults " OBJECT
-                                     "-device " HOST);
+    QTestState *qts = fake_env_start_heard(env, "-machine q35 "
+                                           "-m 512,slots=2,maxmem=2G "
+                                           "-nodefaults " OBJECT
+                                           "-device " HOST);
     g_autofree char *log = NULL;
     char *state;
     FakeMaps m;
@@ -918,6 +967,9 @@ static void test_late_failure(void)
     g_assert_cmpstr(state, ==, "io-error");
     g_free(state);
 
+    /* One line for each time that it stopped */
+    assert_said(env, LATE LATE);
+
     /* Enough */
     fake_env_control(env, "memlock 700000000");
     g_free(fake_env_take_log(env));
@@ -931,6 +983,7 @@ static void test_late_failure(void)
     m = fake_env_maps(log);
     g_assert_cmpuint(m.mapped_rw, ==, 128 * MiB);
     g_assert_cmpuint(m.failed, ==, 0);
+    assert_said(env, LATE LATE);
     quit(env, qts);
 }
 
