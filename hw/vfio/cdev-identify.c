@@ -261,18 +261,22 @@ static char *vfio_cdev_find_partner(const char *sysfsdev, char **driver)
     return NULL;
 }
 
+char *vfio_cdev_explain_open(dev_t rdev)
+{
+    g_autofree char *holder = vfio_cdev_find_holder(rdev);
+
+    return holder ? g_strdup_printf("%s has the device open", holder) : NULL;
+}
+
 char *vfio_cdev_explain_busy(const char *sysfsdev, dev_t rdev)
 {
     g_autofree char *group = vfio_cdev_link(sysfsdev, "iommu_group");
     g_autofree char *node = g_build_filename("/dev/vfio", group ?: "", NULL);
-    g_autofree char *holder = vfio_cdev_find_holder(rdev);
     g_autofree char *driver = NULL;
+    g_autofree char *holder = NULL;
     g_autofree char *partner = NULL;
     struct stat st;
 
-    if (holder) {
-        return g_strdup_printf("%s has the device open", holder);
-    }
     if (group && !stat(node, &st) && S_ISCHR(st.st_mode)) {
         holder = vfio_cdev_find_holder(st.st_rdev);
         if (holder) {

@@ -58,7 +58,8 @@ static char *vfio_cdev_explain_bind(VFIOCdev *cdev, int ret)
     case -EACCES:
         return g_strdup("its PF driver wants a VF token");
     case -EINVAL:
-        return g_strdup("it is bound already, or its IOMMU is not cache "
+        return vfio_cdev_explain_open(cdev->rdev) ?:
+               g_strdup("it is open elsewhere, or its IOMMU is not cache "
                         "coherent");
     case -ENODEV:
         return g_strdup("the device is going away, or has no IOMMU");

@@ -125,11 +125,19 @@ bool vfio_cdev_is_mdev(const char *sysfsdev);
 int vfio_cdev_open(const char *node, dev_t rdev, Error **errp);
 
 /**
- * vfio_cdev_explain_busy - who keeps the device from being bound
+ * vfio_cdev_explain_open - which other process has the cdev open
+ *
+ * Returns a phrase for an error message, for g_free(); NULL if there is none,
+ * or none that this process may see.
+ */
+char *vfio_cdev_explain_open(dev_t rdev);
+
+/**
+ * vfio_cdev_explain_busy - who keeps the device's group
  *
  * Returns a phrase for an error message, for g_free(): a process that has the
- * cdev or the group open, or another device of the IOMMU group that a host
- * driver uses, or advice how to find out.
+ * group open, or another device of the IOMMU group that a host driver uses, or
+ * what else it can be.
  */
 char *vfio_cdev_explain_busy(const char *sysfsdev, dev_t rdev);
 
