@@ -95,6 +95,7 @@ unsigned long fake_kernel_ioctls(void);
 const char *fake_kernel_ioctl_name(unsigned long request);
 bool fake_kernel_is_node(const char *path, unsigned *minor);
 bool fake_kernel_owns(int fd, bool *is_iommu, unsigned *index);
+bool fake_kernel_owns_link(const char *path, bool *is_iommu, unsigned *index);
 int fake_kernel_open(const char *path, int flags);
 int fake_kernel_close(int fd);
 int fake_kernel_ioctl(int fd, unsigned long request, void *arg);

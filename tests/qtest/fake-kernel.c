@@ -239,14 +239,13 @@ static int injected(const char *name, bool is_ioctl)
 
 /* Descriptors */
 
-/* Is @fd a fake?  -1 no, 0 an iommufd, 1 + N the cdev of device N */
-static int kind_of(int fd)
+/* Is it a fake?  -1 no, 0 an iommufd, 1 + N the cdev of device N */
+static int kind_of_link(const char *path)
 {
     static const char memfd[] = "/memfd:";
-    char path[64], target[64] = "";
+    char target[64] = "";
     ssize_t len;
 
-    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
     len = syscall(SYS_readlink, path, target, sizeof(target) - 1);
     if (len < 0 || strncmp(target, memfd, strlen(memfd))) {
         return -1;
@@ -259,6 +258,14 @@ static int kind_of(int fd)
                         strlen(FAKE_CDEV_MEMFD));
     }
     return -1;
+}
+
+static int kind_of(int fd)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return kind_of_link(path);
 }
 
 static ino_t ino_of(int fd)
@@ -442,13 +449,21 @@ int fake_kernel_close(int fd)
     return ret;
 }
 
-bool fake_kernel_owns(int fd, bool *is_iommu, unsigned *index)
+bool fake_kernel_owns_link(const char *path, bool *is_iommu, unsigned *index)
 {
-    int kind = kind_of(fd);
+    int kind = kind_of_link(path);
 
     *is_iommu = kind == 0;
     *index = MAX(kind - 1, 0);
     return kind >= 0;
+}
+
+bool fake_kernel_owns(int fd, bool *is_iommu, unsigned *index)
+{
+    char path[64];
+
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    return fake_kernel_owns_link(path, is_iommu, index);
 }
 
 /* What a reader of the log wants to know of an ioctl */

@@ -137,7 +137,15 @@ static int do_stat(const char *path, struct stat *st, int flags)
 {
     char room[PATH_MAX];
     unsigned minor;
+    bool is_iommu;
 
+    /* A descriptor of this process or of another */
+    if (!flags && g_str_has_prefix(path, "/proc/") && strstr(path, "/fd/") &&
+        fake_kernel_owns_link(path, &is_iommu, &minor)) {
+        memset(st, 0, sizeof(*st));
+        make_node(st, is_iommu ? FAKE_IOMMU_MINOR : minor, is_iommu);
+        return 0;
+    }
     if (g_str_has_prefix(path, "/dev/")) {
         WITH_LOCK();
         if (fake_kernel_is_node(path, &minor)) {

@@ -516,8 +516,8 @@ static const DeviceError device_errors[] = {
       "0000:65:00.7 in the same IOMMU group is used by host driver 'e1000e': "
       "bind it to vfio-pci too" },
     { "not-bindable", "fail VFIO_DEVICE_BIND_IOMMUFD 1 22", BDF0, NULL,
-      VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Invalid argument: it is bound "
-      "already, or its IOMMU is not cache coherent" },
+      VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Invalid argument: it is open "
+      "elsewhere, or its IOMMU is not cache coherent" },
     { "unsafe-interrupts", "unsafe 0", BDF0, NULL,
       VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Operation not permitted: "
       "interrupts cannot be isolated on this host: enable interrupt remapping, "
@@ -576,6 +576,27 @@ static void test_device_error(const void *data)
     device_del(qts, "hd0");
     assert_no_error(object_del(qts, "iommufd0"));
     assert_logged(env, GONE_IOMMU);
+    quit(env, qts);
+}
+
+/* Another process, this one, has the cdev open: QEMU says which it is */
+static void test_device_held(void)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, PC OBJECT);
+    int held = memfd_create("fake-vfio0", MFD_CLOEXEC);
+    g_autofree char *comm = NULL;
+    g_autofree char *expected = NULL;
+
+    g_assert_true(g_file_get_contents("/proc/self/comm", &comm, NULL, NULL));
+    expected = g_strdup_printf(VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Invalid "
+                               "argument: process %d (%s) has the device open",
+                               getpid(), g_strstrip(comm));
+    fake_env_control(env, "fail VFIO_DEVICE_BIND_IOMMUFD 1 22");
+    assert_error(device_add(qts, "hd0", BDF0), expected);
+    close(held);
+    fake_env_control(env, "");
+    assert_no_error(device_add(qts, "hd0", BDF0));
     quit(env, qts);
 }
 
@@ -1080,6 +1101,7 @@ int main(int argc, char **argv)
     ADD_TABLE("attach", attaches, test_attach);
     qtest_add_func("vfio-iommufd/attach/sysfsdev", test_sysfsdev);
     ADD_TABLE("device-error", device_errors, test_device_error);
+    qtest_add_func("vfio-iommufd/device-error/held", test_device_held);
     qtest_add_func("vfio-iommufd/device-error/object",
                    test_device_object_error);
     add("hotplug", "pc", PC, test_hotplug);
