@@ -68,15 +68,13 @@ vfio_cdev_dependent(VFIOCdev *cdev, const struct vfio_pci_dependent_device *dep)
     return container_of(other->vbasedev, VFIOPCIDevice, vbasedev);
 }
 
-/* May this VM reset all of them?  Says which one stands in the way. */
-static bool vfio_cdev_owns_all(VFIOPCIDevice *vdev, const HotResetInfo *info)
+/* Say which one stands in the way */
+static void vfio_cdev_report_foreign(VFIOPCIDevice *vdev,
+                                     const HotResetInfo *info)
 {
     uint32_t i;
 
-    if (info->flags & VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED) {
-        return true;
-    }
-    for (i = 0; i < info->count && !vdev->has_pm_reset; i++) {
+    for (i = 0; i < info->count; i++) {
         const struct vfio_pci_dependent_device *dep = &info->devices[i];
 
         if ((int32_t)dep->devid < 0) {
@@ -86,10 +84,9 @@ static bool vfio_cdev_owns_all(VFIOPCIDevice *vdev, const HotResetInfo *info)
                          "vfio-pci and leave it unused",
                          vdev->vbasedev.name, dep->segment, dep->bus,
                          PCI_SLOT(dep->devfn), PCI_FUNC(dep->devfn));
-            break;
+            return;
         }
     }
-    return false;
 }
 
 static int vfio_cdev_do_hot_reset(VFIOCdev *cdev)
@@ -121,7 +118,11 @@ int vfio_pci_cdev_hot_reset(VFIOPCIDevice *vdev, bool single)
         }
         return ret;
     }
-    if (!vfio_cdev_owns_all(vdev, info)) {
+    if (!(info->flags & VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED)) {
+        /* The machine's reset tries both ways: once is enough to be told */
+        if (single && !vdev->has_pm_reset) {
+            vfio_cdev_report_foreign(vdev, info);
+        }
         return -EPERM;
     }
     for (i = 0; i < info->count; i++) {
