@@ -14,8 +14,8 @@
  * Invariants: fd >= 0 exactly while the object is complete; every user holds a
  * reference, so finalization happens without users; kernel objects are freed
  * by whoever allocated them, and by the kernel when the descriptor's last
- * holder is gone.  The type can be created only with the kernel's help, but
- * the class itself needs neither /dev/iommu nor privileges (-machine none).
+ * holder is gone.  An object needs the kernel's help; the type needs neither
+ * /dev/iommu nor privileges (-machine none).
  */
 
 #include "qemu/osdep.h"

@@ -1,9 +1,11 @@
 /*
- * Device side of VFIO over iommufd: from a sysfs path to a cdev node
+ * Device side of VFIO over iommufd: which descriptor belongs to which device
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Owns nothing; reads sysfs and, to explain a failure, /proc.  A device that
+ * Owns: a descriptor given by getfd, from the moment its name is used up until
+ * cdev.c takes it (VFIODevice.passed).  Else it owns nothing, and reads sysfs
+ * and, to explain a failure, /proc.  A device that
  * is bound to a vfio driver has a directory vfio-dev/vfioN in sysfs (Linux
  * 6.1); its file `dev` has major:minor of the cdev, and exists only with
  * CONFIG_VFIO_DEVICE_CDEV (6.6) and for devices with an IOMMU.  The node is
@@ -133,8 +135,9 @@ static void vfio_cdev_explain_none(const char *sysfsdev, bool vfio_dev,
         error_setg(errp, "the device has no IOMMU: turn the IOMMU on in the "
                    "host's firmware and kernel");
     } else if (vfio_cdev_is_noiommu(sysfsdev)) {
-        error_setg(errp, "the device is in noiommu mode, which has no cdev: "
-                   "use it without iommufd=");
+        error_setg(errp, "the device is in noiommu mode, which exists for "
+                   "groups only and which QEMU cannot use: turn the IOMMU on in "
+                   "the host's firmware and kernel");
     } else {
         error_setg(errp, "the host's kernel offers no VFIO cdev for the "
                    "device: this needs Linux 6.6 or later with "

@@ -80,8 +80,8 @@ static void vfio_cdev_report_foreign(VFIOPCIDevice *vdev,
         if ((int32_t)dep->devid < 0) {
             error_report("vfio %s: cannot be reset: %04x:%02x:%02x.%x shares "
                          "its bus and does not belong to this VM's iommufd: "
-                         "assign it with the same iommufd= or bind it to "
-                         "vfio-pci and leave it unused",
+                         "assign it with the same iommufd= or, if it is in the "
+                         "same IOMMU group, bind it to vfio-pci",
                          vdev->vbasedev.name, dep->segment, dep->bus,
                          PCI_SLOT(dep->devfn), PCI_FUNC(dep->devfn));
             return;
@@ -110,16 +110,16 @@ int vfio_pci_cdev_hot_reset(VFIOPCIDevice *vdev, bool single)
     trace_vfio_pci_hot_reset(vdev->vbasedev.name, single ? "one" : "multi");
     vdev->vbasedev.needs_reset = false;
 
+    /* The machine's reset tries both ways: being told by one is enough */
     info = vfio_cdev_hot_reset_info(cdev, &ret);
     if (!info) {
-        if (!vdev->has_pm_reset) {
+        if (single && !vdev->has_pm_reset) {
             error_report("vfio %s: no reset is available for the device (%s)",
                          vdev->vbasedev.name, strerror(-ret));
         }
         return ret;
     }
     if (!(info->flags & VFIO_PCI_HOT_RESET_FLAG_DEV_ID_OWNED)) {
-        /* The machine's reset tries both ways: once is enough to be told */
         if (single && !vdev->has_pm_reset) {
             vfio_cdev_report_foreign(vdev, info);
         }

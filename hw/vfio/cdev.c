@@ -86,6 +86,8 @@ static bool vfio_cdev_bind(VFIOCdev *cdev, Error **errp)
         return false;
     }
     cdev->devid = bind.out_devid;
+    /* Only close() unbinds: from here on a passed descriptor is ours */
+    g_clear_pointer(&cdev->vbasedev->passed, g_free);
     return true;
 }
 
@@ -302,17 +304,18 @@ static void vfio_cdev_free(VFIOCdev *cdev)
     if (cdev->attached) {
         vfio_cdev_detach_pt(cdev);
     }
-    if (cdev->hwpt) {
-        vfio_ioas_put_hwpt(cdev->ioas, cdev->hwpt);
-    }
-    if (cdev->ioas) {
-        vfio_ioas_put(cdev->ioas);
-    }
     if (cdev->in_kvm) {
         vfio_kvm_device_del_fd(cdev->fd);
     }
     if (cdev->fd >= 0 && !cdev->vbasedev->passed) {
         close(cdev->fd);
+    }
+    /* Closed first: even if the detach failed, nothing refers to these now */
+    if (cdev->hwpt) {
+        vfio_ioas_put_hwpt(cdev->ioas, cdev->hwpt);
+    }
+    if (cdev->ioas) {
+        vfio_ioas_put(cdev->ioas);
     }
     if (cdev->discard_disabled) {
         ram_block_uncoordinated_discard_disable(false);
@@ -339,7 +342,6 @@ bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp)
         vfio_cdev_free(cdev);
         return false;
     }
-    g_clear_pointer(&vbasedev->passed, g_free);         /* it is ours now */
 
     if (QLIST_EMPTY(&vfio_cdevs)) {
         qemu_register_reset(vfio_cdev_reset_handler, NULL);

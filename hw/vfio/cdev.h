@@ -55,7 +55,7 @@ extern VFIOCdevList vfio_cdevs;
  * num_regions, num_irqs, flags, reset_works and cdev of @vbasedev are set.
  *
  * On failure returns false with one line in @errp that says what is wrong and
- * what to do; everything is undone and @vbasedev is as it was.
+ * what to do; everything is undone, and fd and cdev of @vbasedev are unset.
  */
 bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp);
 
@@ -64,24 +64,6 @@ bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp);
  * @vbasedev has no cdev (realize may fail before the attach)
  */
 void vfio_cdev_detach(VFIODevice *vbasedev);
-
-/**
- * vfio_cdev_take_fd - fetch the descriptor that fd= names, if it is given
- * @named: host= is given, so that sysfsdev will be set from it
- *
- * Checks what the descriptor is and keeps it in @vbasedev until
- * vfio_cdev_attach() uses it.  If neither host= nor sysfsdev= is given,
- * sysfsdev is set from it.  A name given by getfd is used up in any case; an
- * inherited descriptor stays open, and its owner's, until the attach succeeds.
- *
- * Returns true without fd=; false with @errp set if it is no VFIO cdev.
- */
-bool vfio_cdev_take_fd(VFIODevice *vbasedev, bool named, Error **errp);
-
-/**
- * vfio_cdev_drop_fd - let go of a descriptor that no attach has used
- */
-void vfio_cdev_drop_fd(VFIODevice *vbasedev);
 
 /**
  * vfio_cdev_find - the attached cdev with this devid in this iommufd, or NULL
@@ -104,13 +86,32 @@ typedef struct VFIOPassedFD {
 char *vfio_cdev_sysfsdev(int fd);
 
 /**
+ * vfio_cdev_take_fd - fetch the descriptor that fd= names, if it is given
+ * @named: host= is given, so that sysfsdev will be set from it
+ *
+ * Checks what the descriptor is and keeps it in @vbasedev until
+ * vfio_cdev_attach() uses it.  If neither host= nor sysfsdev= is given,
+ * sysfsdev is set from it.  A name given by getfd is used up in any case.  An
+ * inherited descriptor stays its owner's, open, until it is bound; after that it
+ * is closed even if the attach fails later, since only close() unbinds.
+ *
+ * Returns true without fd=; false with @errp set if it is no VFIO cdev.
+ */
+bool vfio_cdev_take_fd(VFIODevice *vbasedev, bool named, Error **errp);
+
+/**
+ * vfio_cdev_drop_fd - let go of a descriptor that no attach has used
+ */
+void vfio_cdev_drop_fd(VFIODevice *vbasedev);
+
+/**
  * vfio_cdev_node - which node drives the device at this sysfs path
  * @sysfsdev: /sys/bus/pci/devices/BDF, /sys/bus/mdev/devices/UUID, ...
  * @rdev: major and minor that sysfs has for it
  *
  * Returns the node's path, for g_free(), or NULL with @errp telling which of
- * these it is: no driver bound, not a vfio driver, no IOMMU, kernel without
- * cdevs.  Source: /sys/.../vfio-dev/vfioN/dev, Linux 6.6.
+ * these it is: no driver bound, not a vfio driver, no IOMMU, noiommu mode,
+ * kernel without cdevs.  Source: /sys/.../vfio-dev/vfioN/dev, Linux 6.6.
  */
 char *vfio_cdev_node(const char *sysfsdev, dev_t *rdev, Error **errp);
 

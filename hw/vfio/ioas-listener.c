@@ -70,7 +70,8 @@ void vfio_ioas_fail(VFIOIOAS *ioas, Error *err)
         return;
     }
     ioas->incomplete = true;
-    error_reportf_err(err, "vfio: VM stopped, 'cont' tries again: ");
+    error_reportf_err(err, "vfio: %s'cont' tries again: ",
+                      runstate_is_running() ? "VM stopped, " : "");
     vfio_ioas_stop_vm();
 }
 
@@ -124,8 +125,8 @@ static char *vfio_ioas_explain_enomem(VFIOIOAS *ioas)
         return g_strdup("the host is out of memory");
     }
     return g_strdup_printf("%" PRIu64 " KiB of locked memory are needed, the "
-                           "limit is %" PRIu64 " KiB for all VMs of the user: "
-                           "raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=)",
+                           "limit is %" PRIu64 " KiB: raise RLIMIT_MEMLOCK "
+                           "(ulimit -l, LimitMEMLOCK=)",
                            vfio_map_bytes(wanted) / KiB,
                            (uint64_t)limit.rlim_cur / KiB);
 }
@@ -168,7 +169,7 @@ void vfio_ioas_map_failed(VFIOIOAS *ioas, const char *region,
 
 /* The difference, applied */
 
-static void vfio_ioas_apply_unmap(VFIOIOAS *ioas, const VFIOMapRange *r)
+static bool vfio_ioas_apply_unmap(VFIOIOAS *ioas, const VFIOMapRange *r)
 {
     int ret = iommufd_backend_unmap_dma(ioas->be, ioas->id, r->iova, r->last);
 
@@ -176,9 +177,10 @@ static void vfio_ioas_apply_unmap(VFIOIOAS *ioas, const VFIOMapRange *r)
         /* Keep it in the list: a mapping may be live, so do not map over it */
         error_report("vfio: IOMMU_IOAS_UNMAP of [0x%" PRIx64 ", 0x%" PRIx64
                      "] failed: %s", r->iova, r->last, strerror(-ret));
-        return;
+        return false;
     }
     vfio_map_remove(ioas->mapped, r->iova, r->last);
+    return true;
 }
 
 static void vfio_ioas_apply_map(VFIOIOAS *ioas, const VFIOMapRange *r)
@@ -198,22 +200,27 @@ static void vfio_ioas_apply_map(VFIOIOAS *ioas, const VFIOMapRange *r)
     vfio_map_insert(ioas->mapped, r);
 }
 
-static void vfio_ioas_apply_ram(VFIOIOAS *ioas)
+/* Returns false if something is mapped still that should not be */
+static bool vfio_ioas_apply_ram(VFIOIOAS *ioas)
 {
     g_autoptr(GArray) wanted = vfio_ioas_wanted(ioas);
     g_autoptr(GArray) unmaps = g_array_new(false, false, sizeof(VFIOMapRange));
     g_autoptr(GArray) maps = g_array_new(false, false, sizeof(VFIOMapRange));
+    bool unmapped = true;
     guint i;
 
     vfio_map_plan(ioas->mapped, wanted, unmaps, maps);
     for (i = 0; i < unmaps->len; i++) {
-        vfio_ioas_apply_unmap(ioas, &g_array_index(unmaps, VFIOMapRange, i));
+        unmapped &= vfio_ioas_apply_unmap(ioas, &g_array_index(unmaps,
+                                                               VFIOMapRange,
+                                                               i));
     }
     for (i = 0; i < maps->len && !ioas->setup_error; i++) {
         vfio_ioas_apply_map(ioas, &g_array_index(maps, VFIOMapRange, i));
     }
     trace_vfio_ioas_apply(ioas->id, vfio_map_bytes(unmaps),
                           vfio_map_bytes(maps), vfio_map_bytes(ioas->mapped));
+    return unmapped;
 }
 
 static void vfio_ioas_section_free(gpointer p)
@@ -231,6 +238,7 @@ static void vfio_ioas_apply(VFIOIOAS *ioas)
 {
     g_autoptr(GPtrArray) gone =
         g_ptr_array_new_with_free_func(vfio_ioas_section_free);
+    bool unmapped = true;
     guint i;
 
     for (i = 0; i < ioas->sections->len; i++) {
@@ -242,15 +250,17 @@ static void vfio_ioas_apply(VFIOIOAS *ioas)
     }
 
     if (!ioas->dying) {
-        vfio_ioas_apply_ram(ioas);
+        unmapped = vfio_ioas_apply_ram(ioas);
     }
 
     for (i = 0; i < ioas->sections->len; i++) {
         VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
 
-        if (s->gone) {
+        if (s->gone && unmapped) {
             g_ptr_array_add(gone, s);
             g_ptr_array_remove_index_fast(ioas->sections, i--);
+        } else if (s->gone) {
+            continue;           /* keep its memory: it may be mapped still */
         } else if (s->kind != VFIO_SECTION_RAM && !s->active) {
             vfio_ioas_start_dynamic(s);
         }
@@ -299,17 +309,37 @@ static bool vfio_ioas_ignores(const MemoryRegionSection *section)
            memory_region_is_protected(section->mr);
 }
 
+static void vfio_ioas_note_bar(VFIOIOAS *ioas, MemoryRegion *mr)
+{
+    trace_vfio_ioas_bar(ioas->id, memory_region_name(mr));
+    if (!g_hash_table_contains(ioas->bars, mr->owner)) {
+        g_hash_table_insert(ioas->bars, mr->owner,
+                            g_strdup(memory_region_name(mr)));
+    }
+    vfio_ioas_tell_bars(ioas);
+}
+
 /*
  * Say once per device that others cannot reach its BARs, and only when there
  * are others: most guests never do peer-to-peer.
  */
-static void vfio_ioas_note_bar(VFIOIOAS *ioas, MemoryRegion *mr)
+void vfio_ioas_tell_bars(VFIOIOAS *ioas)
 {
-    trace_vfio_ioas_bar(ioas->id, memory_region_name(mr));
-    if (ioas->users > 1 && g_hash_table_add(ioas->unreachable, mr->owner)) {
-        info_report("vfio: '%s': this kernel cannot map it for DMA, so other "
-                    "assigned devices cannot reach this device (peer-to-peer); "
-                    "everything else works", memory_region_name(mr));
+    GHashTableIter iter;
+    gpointer name;
+
+    if (ioas->users < 2) {
+        return;
+    }
+    g_hash_table_iter_init(&iter, ioas->bars);
+    while (g_hash_table_iter_next(&iter, NULL, &name)) {
+        if (name) {
+            info_report("vfio: '%s': this kernel cannot map it for DMA, so "
+                        "other assigned devices cannot reach this device "
+                        "(peer-to-peer); everything else works",
+                        (char *)name);
+            g_hash_table_iter_replace(&iter, NULL);
+        }
     }
 }
 
@@ -435,7 +465,7 @@ bool vfio_ioas_listen(VFIOIOAS *ioas, Error **errp)
 {
     ioas->sections = g_ptr_array_new();
     ioas->mapped = g_array_new(false, false, sizeof(VFIOMapRange));
-    ioas->unreachable = g_hash_table_new(NULL, NULL);
+    ioas->bars = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     ioas->listener = vfio_ioas_listener;
     memory_listener_register(&ioas->listener, ioas->as);
     ioas->vm_state =
@@ -459,6 +489,6 @@ void vfio_ioas_unlisten(VFIOIOAS *ioas)
     memory_listener_unregister(&ioas->listener);
     g_ptr_array_free(ioas->sections, true);
     g_array_free(ioas->mapped, true);
-    g_hash_table_unref(ioas->unreachable);
+    g_hash_table_unref(ioas->bars);
     ioas->sections = NULL;
 }

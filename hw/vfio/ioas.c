@@ -147,7 +147,11 @@ bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp)
                          " failed", ioas->id);
         return false;
     }
-    return ioas->listening || vfio_ioas_listen(ioas, errp);
+    if (!ioas->listening) {
+        return vfio_ioas_listen(ioas, errp);
+    }
+    vfio_ioas_tell_bars(ioas);
+    return true;
 }
 
 bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last)

@@ -77,11 +77,11 @@ struct VFIOIOAS {
     bool listening;             /* registered: failures come late from now */
     bool dying;                 /* mappings go away with the kernel's IOAS */
     bool changed;               /* sections came or went since the commit */
-    bool incomplete;            /* guest RAM is missing; the VM must not run */
+    bool incomplete;            /* guest RAM is missing: the VM is stopped */
     Error *setup_error;         /* first failure before @listening */
     GPtrArray *sections;        /* of VFIOIOASSection */
     GArray *mapped;             /* of VFIOMapRange: RAM sections, in order */
-    GHashTable *unreachable;    /* owners of BARs that cannot be mapped */
+    GHashTable *bars;           /* owner -> name of a BAR not told of yet */
     VMChangeStateEntry *vm_state;
 };
 
@@ -134,10 +134,15 @@ bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last);
 
 /**
  * vfio_ioas_listen - register the MemoryListener and map what it tells
- * vfio_ioas_unlisten - the reverse; the mappings themselves stay
+ * vfio_ioas_unlisten - the reverse; RAM stays mapped until the IOAS is freed
  */
 bool vfio_ioas_listen(VFIOIOAS *ioas, Error **errp);
 void vfio_ioas_unlisten(VFIOIOAS *ioas);
+
+/**
+ * vfio_ioas_tell_bars - say which devices' BARs others cannot reach
+ */
+void vfio_ioas_tell_bars(VFIOIOAS *ioas);
 
 /**
  * vfio_ioas_map_failed - note that guest memory could not be mapped

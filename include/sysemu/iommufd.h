@@ -9,9 +9,9 @@
  * All ioctls on the descriptor are issued by backends/iommufd.c, through the
  * wrappers declared here; nobody else calls ioctl() on it.
  *
- * Wrappers are silent: they return 0 or -errno (or void where nothing can be
- * done), trace what happened and leave reporting to the caller, who knows
- * which device or which range it was about.
+ * Wrappers are silent: they return 0 or -errno, trace what happened and leave
+ * reporting to the caller, who knows which device or which range it was about.
+ * Only the one that frees, where no caller can do anything, warns itself.
  *
  * Source of all semantics: include/uapi/linux/iommufd.h and
  * Documentation/userspace-api/iommufd.rst of Linux 6.12.
@@ -55,7 +55,7 @@ typedef struct IOMMUFDRange {
  *
  * Takes a reference on @be, so that it outlives the link property of the
  * device that named it, and enters @user in its list: while the list is not
- * empty object-del is refused and names the first user.
+ * empty object-del is refused and names one of them.
  */
 void iommufd_backend_get(IOMMUFDBackend *be, IOMMUFDUser *user,
                          const char *name);

@@ -483,8 +483,9 @@ static const DeviceError device_errors[] = {
       "and kernel" },
     { "noiommu-mode", "", BDF0,
       "rm -r vfio-dev/vfio0/dev; echo vfio-noiommu > iommu_group/name",
-      VFIO0 "the device is in noiommu mode, which has no cdev: use it without "
-      "iommufd=" },
+      VFIO0 "the device is in noiommu mode, which exists for groups only and "
+      "which QEMU cannot use: turn the IOMMU on in the host's firmware and "
+      "kernel" },
     { "kernel-without-cdev", "", BDF0, "rm vfio-dev/vfio0/dev",
       VFIO0 "the host's kernel offers no VFIO cdev for the device: this needs "
       "Linux 6.6 or later with CONFIG_VFIO_DEVICE_CDEV; without iommufd= the "
@@ -534,9 +535,8 @@ static const DeviceError device_errors[] = {
       VFIO0 "IOMMU_IOAS_ALLOC failed: Cannot allocate memory" },
     { "memlock", "memlock 268435456", BDF0, NULL,
       VFIO0 "cannot map guest memory [0x100000, 0x1effffff] ('pc.ram') for "
-      "DMA: 524544 KiB of locked memory are needed, the limit is 262144 KiB "
-      "for all VMs of the user: raise RLIMIT_MEMLOCK (ulimit -l, "
-      "LimitMEMLOCK=)" },
+      "DMA: 524544 KiB of locked memory are needed, the limit is 262144 KiB: "
+      "raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=)" },
     { "small-iommu", "aperture-last 0xfffffff", BDF0, NULL,
       VFIO0 "cannot map guest memory [0x100000, 0x1effffff] ('pc.ram') for "
       "DMA: the IOMMU translates only [0x0, 0xfffffff]: give the guest less "
@@ -696,8 +696,8 @@ static const Reset resets[] = {
       "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO = 0\n",
       "VFIO_DEVICE_PCI_HOT_RESET ",
       .said = VFIO0 "cannot be reset: 0000:00:00.1 shares its bus and does not "
-      "belong to this VM's iommufd: assign it with the same iommufd= or bind "
-      "it to vfio-pci and leave it unused\n" },
+      "belong to this VM's iommufd: assign it with the same iommufd= or, if it "
+      "is in the same IOMMU group, bind it to vfio-pci\n" },
     { "bus-query-fails", "no-reset 0\n"
       "no VFIO_DEVICE_GET_PCI_HOT_RESET_INFO",
       "VFIO_DEVICE_GET_PCI_HOT_RESET_INFO = -25\n",
@@ -950,8 +950,8 @@ static void test_windows(const void *data)
 #define LATE \
     "vfio: VM stopped, 'cont' tries again: cannot map guest memory " \
     "[0x100000000, 0x107ffffff] ('mem1') for DMA: 655616 KiB of locked " \
-    "memory are needed, the limit is 546875 KiB for all VMs of the user: " \
-    "raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=)\n"
+    "memory are needed, the limit is 546875 KiB: raise RLIMIT_MEMLOCK " \
+    "(ulimit -l, LimitMEMLOCK=)\n"
 
 static void test_late_failure(void)
 {
