@@ -14,10 +14,12 @@ from outside is checked afterwards. Both emit TAP, one stream in the end.
 A "variant" says how the guest gets its devices: group, iommufd or fd.
 """
 import contextlib
+import ctypes
 import glob
 import json
 import os
 import re
+import resource
 import select
 import shutil
 import socket
@@ -171,8 +173,7 @@ class Qmp:
 
     def try_cmd(self, name, **args):
         """The whole answer, an error too. '_' in an argument's name is '-'."""
-        args = {k.rstrip('_').replace('_', '-') if not k.startswith('x_') else k[2:]: v
-                for k, v in args.items()}
+        args = {k.replace('_', '-'): v for k, v in args.items()}
         self.sock.sendall(json.dumps({'execute': name, 'arguments': args}).encode())
         while True:
             answer = self._read()
@@ -206,14 +207,14 @@ class Guest:
 
     def __init__(self, variant='iommufd', devices=(), mem='512M', machine='q35',
                  smp=1, args=(), append='', log_ioctls=False, qemu=QEMU,
-                 memory=(), ports=0, sandbox=False):
+                 memory=(), ports=0, memlock=None):
         Guest.count += 1
         self.dir = tempfile.mkdtemp(prefix=f'guest{Guest.count}-')
         self.keep = os.environ.get('QI_OUT', '/run/lab')
         self.variant, self.fds, self.objects = variant, [], 0
         self.console = f'{self.dir}/console.log'
         self.log = f'{self.dir}/ioctl.log'
-        self.memlock = None
+        self.memlock = memlock
         self.env = dict(os.environ)
         if log_ioctls:
             self.env.update(LD_PRELOAD=BUILD + '/guest/ioctl-log.so',
@@ -262,7 +263,8 @@ class Guest:
         with open(f'{self.dir}/qemu.log', 'w') as log:
             self.proc = subprocess.Popen(self.cmdline, env=self.env, stdout=log,
                                          stderr=log, stdin=subprocess.DEVNULL,
-                                         pass_fds=self.fds)
+                                         pass_fds=self.fds,
+                                         preexec_fn=self._limit if self.memlock else None)
         for fd in self.fds:
             os.close(fd)
         self.fds = []
@@ -275,12 +277,18 @@ class Guest:
         self.seconds_to_up = time.monotonic() - self.start
         return self
 
+    def _limit(self):
+        """Locked memory counts only without CAP_IPC_LOCK: exec drops it."""
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (self.memlock, self.memlock))
+        pr_capbset_drop, cap_ipc_lock = 24, 14
+        ctypes.CDLL(None).prctl(pr_capbset_drop, cap_ipc_lock, 0, 0, 0)
+
     def _connects(self):
         try:
             self.qmp = Qmp(f'{self.dir}/qmp')
             return True
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
+        except (FileNotFoundError, ConnectionError, EOFError):
+            return False        # not yet, or it has just ended
 
     def __exit__(self, kind, value, tb):
         if self.proc.poll() is None:
