@@ -53,6 +53,29 @@ void iommufd_backend_put(IOMMUFDBackend *be, IOMMUFDUser *user)
     object_unref(OBJECT(be));
 }
 
+void iommufd_backend_add_report(IOMMUFDBackend *be, IOMMUFDReport *report)
+{
+    QLIST_INSERT_HEAD(&be->reports, report, next);
+}
+
+static int iommufd_accounting(int fd, bool *per_process)
+{
+    struct iommu_option option = {
+        .size = sizeof(option),
+        .option_id = IOMMU_OPTION_RLIMIT_MODE,
+        .op = IOMMU_OPTION_OP_GET,
+    };
+    int ret = ioctl(fd, IOMMU_OPTION, &option) ? -errno : 0;
+
+    *per_process = option.val64;
+    return ret;
+}
+
+int iommufd_backend_accounting(IOMMUFDBackend *be, bool *per_process)
+{
+    return iommufd_accounting(be->fd, per_process);
+}
+
 void iommufd_backend_destroy_id(IOMMUFDBackend *be, uint32_t id)
 {
     struct iommu_destroy destroy = {
@@ -138,7 +161,8 @@ int iommufd_backend_map_dma(IOMMUFDBackend *be, uint32_t ioas_id,
 }
 
 int iommufd_backend_unmap_dma(IOMMUFDBackend *be, uint32_t ioas_id,
-                              uint64_t iova, uint64_t last)
+                              uint64_t iova, uint64_t last,
+                              uint64_t *unmapped)
 {
     struct iommu_ioas_unmap unmap = {
         .size = sizeof(unmap),
@@ -150,7 +174,16 @@ int iommufd_backend_unmap_dma(IOMMUFDBackend *be, uint32_t ioas_id,
     int ret = ioctl(be->fd, IOMMU_IOAS_UNMAP, &unmap) ? -errno : 0;
 
     trace_iommufd_backend_unmap_dma(be->fd, ioas_id, iova, last, ret);
+    if (!ret) {
+        *unmapped = unmap.length;
+    }
     return ret;
+}
+
+/* ENOTTY: the kernel has no such ioctl.  Any other answer: it has. */
+static OnOffAuto iommufd_has_ioctl(int ret)
+{
+    return ret == -ENOTTY ? ON_OFF_AUTO_OFF : ON_OFF_AUTO_ON;
 }
 
 int iommufd_backend_get_hw_info(IOMMUFDBackend *be, uint32_t devid,
@@ -163,6 +196,7 @@ int iommufd_backend_get_hw_info(IOMMUFDBackend *be, uint32_t devid,
     int ret = ioctl(be->fd, IOMMU_GET_HW_INFO, &info) ? -errno : 0;
 
     *caps = info.out_capabilities;
+    be->hw_info = iommufd_has_ioctl(ret);
     trace_iommufd_backend_get_hw_info(be->fd, devid, info.out_data_type, *caps,
                                       ret);
     return ret;
@@ -182,6 +216,7 @@ int iommufd_backend_alloc_hwpt(IOMMUFDBackend *be, uint32_t devid,
     int ret = ioctl(be->fd, IOMMU_HWPT_ALLOC, &alloc) ? -errno : 0;
 
     *hwpt_id = alloc.out_hwpt_id;
+    be->hwpt_alloc = iommufd_has_ioctl(ret);
     trace_iommufd_backend_alloc_hwpt(be->fd, devid, ioas_id, flags, *hwpt_id,
                                      ret);
     return ret;
@@ -218,21 +253,14 @@ static bool iommufd_backend_open(IOMMUFDBackend *be, Error **errp)
     return false;
 }
 
-/*
- * What a descriptor is decides, not what the user says of it.  Reading the
- * accounting mode changes nothing and only an iommufd answers it (Linux 6.2).
- */
+/* What a descriptor is decides, not what the user says of it */
 static bool iommufd_backend_is_iommufd(int fd)
 {
-    struct iommu_option option = {
-        .size = sizeof(option),
-        .option_id = IOMMU_OPTION_RLIMIT_MODE,
-        .op = IOMMU_OPTION_OP_GET,
-    };
     struct stat st;
+    bool unused;
 
     return !fstat(fd, &st) && S_ISCHR(st.st_mode) &&
-           !ioctl(fd, IOMMU_OPTION, &option);
+           !iommufd_accounting(fd, &unused);
 }
 
 static bool iommufd_backend_adopt(IOMMUFDBackend *be, Error **errp)
@@ -306,7 +334,10 @@ static void iommufd_backend_init(Object *obj)
     IOMMUFDBackend *be = IOMMUFD_BACKEND(obj);
 
     be->fd = -1;
+    be->hw_info = ON_OFF_AUTO_AUTO;
+    be->hwpt_alloc = ON_OFF_AUTO_AUTO;
     QLIST_INIT(&be->users);
+    QLIST_INIT(&be->reports);
 }
 
 static void iommufd_backend_finalize(Object *obj)

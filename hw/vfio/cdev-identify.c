@@ -136,8 +136,8 @@ static void vfio_cdev_explain_none(const char *sysfsdev, bool vfio_dev,
                    "host's firmware and kernel");
     } else if (vfio_cdev_is_noiommu(sysfsdev)) {
         error_setg(errp, "the device is in noiommu mode, which exists for "
-                   "groups only and which QEMU cannot use: turn the IOMMU on in "
-                   "the host's firmware and kernel");
+                   "groups only and which QEMU cannot use: turn the IOMMU on "
+                   "in the host's firmware and kernel");
     } else {
         error_setg(errp, "the host's kernel offers no VFIO cdev for the "
                    "device: this needs Linux 6.6 or later with "

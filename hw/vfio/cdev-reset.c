@@ -23,37 +23,6 @@
 #include "qemu/error-report.h"
 #include "trace.h"
 
-typedef struct vfio_pci_hot_reset_info HotResetInfo;
-
-/* The list of affected functions, for g_free(); NULL if there is no reset */
-static HotResetInfo *vfio_cdev_hot_reset_info(VFIOCdev *cdev, int *ret)
-{
-    HotResetInfo *info = NULL;
-    uint32_t room = 0;
-
-    do {
-        size_t size = sizeof(*info) + room * sizeof(info->devices[0]);
-
-        info = g_realloc(info, size);
-        memset(info, 0, size);
-        info->argsz = size;
-        *ret = ioctl(cdev->fd, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, info) ?
-               -errno : 0;
-        if (*ret != -ENOSPC || info->count <= room) {
-            break;
-        }
-        room = info->count;     /* more came between two calls: ask again */
-    } while (true);
-
-    if (!*ret && !(info->flags & VFIO_PCI_HOT_RESET_FLAG_DEV_ID)) {
-        *ret = -EINVAL;         /* group ids: not an answer for a cdev */
-    }
-    if (*ret) {
-        g_clear_pointer(&info, g_free);
-    }
-    return info;
-}
-
 /* The VM's device behind an entry of the list, NULL if it is none */
 static VFIOPCIDevice *
 vfio_cdev_dependent(VFIOCdev *cdev, const struct vfio_pci_dependent_device *dep)
@@ -70,7 +39,7 @@ vfio_cdev_dependent(VFIOCdev *cdev, const struct vfio_pci_dependent_device *dep)
 
 /* Say which one stands in the way */
 static void vfio_cdev_report_foreign(VFIOPCIDevice *vdev,
-                                     const HotResetInfo *info)
+                                     const struct vfio_pci_hot_reset_info *info)
 {
     uint32_t i;
 
@@ -102,7 +71,7 @@ static int vfio_cdev_do_hot_reset(VFIOCdev *cdev)
 int vfio_pci_cdev_hot_reset(VFIOPCIDevice *vdev, bool single)
 {
     VFIOCdev *cdev = vdev->vbasedev.cdev;
-    g_autofree HotResetInfo *info = NULL;
+    g_autofree struct vfio_pci_hot_reset_info *info = NULL;
     g_autoptr(GPtrArray) dependents = g_ptr_array_new();
     uint32_t i;
     int ret;

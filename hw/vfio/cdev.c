@@ -154,7 +154,7 @@ static int vfio_cdev_choose_pt(VFIOCdev *cdev)
     QLIST_FOREACH(hwpt, &cdev->ioas->hwpts, next) {
         ret = vfio_cdev_attach_pt(cdev, hwpt->id);
         if (!ret) {
-            hwpt->users++;
+            vfio_ioas_join_hwpt(hwpt, cdev->devid);
             cdev->hwpt = hwpt;
         }
         if (ret != -EINVAL) {
@@ -169,7 +169,7 @@ static int vfio_cdev_choose_pt(VFIOCdev *cdev)
             cdev->hwpt = hwpt;
             return 0;
         }
-        vfio_ioas_put_hwpt(cdev->ioas, hwpt);
+        vfio_ioas_put_hwpt(cdev->ioas, hwpt, cdev->devid);
     }
     return vfio_cdev_attach_pt(cdev, cdev->ioas->id);
 }
@@ -195,6 +195,57 @@ static bool vfio_cdev_attach_ioas(VFIOCdev *cdev, AddressSpace *as,
         return false;
     }
     return vfio_ioas_attached(cdev->ioas, errp);
+}
+
+/* Reset */
+
+struct vfio_pci_hot_reset_info *vfio_cdev_hot_reset_info(VFIOCdev *cdev,
+                                                         int *ret)
+{
+    struct vfio_pci_hot_reset_info *info = NULL;
+    uint32_t room = 0;
+
+    do {
+        size_t size = sizeof(*info) + room * sizeof(info->devices[0]);
+
+        info = g_realloc(info, size);
+        memset(info, 0, size);
+        info->argsz = size;
+        *ret = ioctl(cdev->fd, VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, info) ?
+               -errno : 0;
+        if (*ret != -ENOSPC || info->count <= room) {
+            break;
+        }
+        room = info->count;     /* more came between two calls: ask again */
+    } while (true);
+
+    if (!*ret && !(info->flags & VFIO_PCI_HOT_RESET_FLAG_DEV_ID)) {
+        *ret = -EINVAL;         /* group ids: not an answer for a cdev */
+    }
+    if (*ret) {
+        g_clear_pointer(&info, g_free);
+    }
+    return info;
+}
+
+/*
+ * At system reset: reset the devices that can only be reset together with
+ * others (the twin of vfio_reset_handler(), which sees groups only).
+ */
+static void vfio_cdev_reset_handler(void *opaque)
+{
+    VFIOCdev *cdev;
+
+    QLIST_FOREACH(cdev, &vfio_cdevs, next) {
+        if (cdev->vbasedev->dev->realized) {
+            cdev->vbasedev->ops->vfio_compute_needs_reset(cdev->vbasedev);
+        }
+    }
+    QLIST_FOREACH(cdev, &vfio_cdevs, next) {
+        if (cdev->vbasedev->dev->realized && cdev->vbasedev->needs_reset) {
+            cdev->vbasedev->ops->vfio_hot_reset_multi(cdev->vbasedev);
+        }
+    }
 }
 
 /* Discarding RAM */
@@ -225,26 +276,6 @@ static bool vfio_cdev_disable_discard(VFIOCdev *cdev, Error **errp)
     return true;
 }
 
-/*
- * At system reset: reset the devices that can only be reset together with
- * others (the twin of vfio_reset_handler(), which sees groups only).
- */
-static void vfio_cdev_reset_handler(void *opaque)
-{
-    VFIOCdev *cdev;
-
-    QLIST_FOREACH(cdev, &vfio_cdevs, next) {
-        if (cdev->vbasedev->dev->realized) {
-            cdev->vbasedev->ops->vfio_compute_needs_reset(cdev->vbasedev);
-        }
-    }
-    QLIST_FOREACH(cdev, &vfio_cdevs, next) {
-        if (cdev->vbasedev->dev->realized && cdev->vbasedev->needs_reset) {
-            cdev->vbasedev->ops->vfio_hot_reset_multi(cdev->vbasedev);
-        }
-    }
-}
-
 /* The ladder */
 
 /* host= or sysfsdev= and fd= may both be given, but not contradict */
@@ -267,12 +298,11 @@ static int vfio_cdev_use_passed(VFIOCdev *cdev, Error **errp)
 static bool vfio_cdev_setup(VFIOCdev *cdev, AddressSpace *as, Error **errp)
 {
     VFIODevice *vbasedev = cdev->vbasedev;
-    g_autofree char *node = NULL;
     VFIOCdev *other;
 
     cdev->mdev = vfio_cdev_is_mdev(vbasedev->sysfsdev);
-    node = vfio_cdev_node(vbasedev->sysfsdev, &cdev->rdev, errp);
-    if (!node) {
+    cdev->node = vfio_cdev_node(vbasedev->sysfsdev, &cdev->rdev, errp);
+    if (!cdev->node) {
         return false;
     }
     QLIST_FOREACH(other, &vfio_cdevs, next) {
@@ -286,7 +316,7 @@ static bool vfio_cdev_setup(VFIOCdev *cdev, AddressSpace *as, Error **errp)
     }
 
     cdev->fd = vbasedev->passed ? vfio_cdev_use_passed(cdev, errp)
-                                : vfio_cdev_open(node, cdev->rdev, errp);
+                                : vfio_cdev_open(cdev->node, cdev->rdev, errp);
     if (cdev->fd < 0) {
         return false;
     }
@@ -312,7 +342,7 @@ static void vfio_cdev_free(VFIOCdev *cdev)
     }
     /* Closed first: even if the detach failed, nothing refers to these now */
     if (cdev->hwpt) {
-        vfio_ioas_put_hwpt(cdev->ioas, cdev->hwpt);
+        vfio_ioas_put_hwpt(cdev->ioas, cdev->hwpt, cdev->devid);
     }
     if (cdev->ioas) {
         vfio_ioas_put(cdev->ioas);
@@ -321,6 +351,8 @@ static void vfio_cdev_free(VFIOCdev *cdev)
         ram_block_uncoordinated_discard_disable(false);
     }
     iommufd_backend_put(cdev->be, &cdev->user);
+    g_free(cdev->sysfsdev);
+    g_free(cdev->node);
     g_free(cdev->name);
     g_free(cdev);
 }
@@ -334,6 +366,8 @@ bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp)
 
     cdev->vbasedev = vbasedev;
     cdev->name = g_strdup(vbasedev->name);
+    cdev->sysfsdev = g_strdup(vbasedev->sysfsdev);
+    cdev->passed = vbasedev->passed;
     cdev->be = vbasedev->iommufd;
     cdev->fd = -1;
     iommufd_backend_get(cdev->be, &cdev->user, user);
@@ -347,6 +381,8 @@ bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp)
         qemu_register_reset(vfio_cdev_reset_handler, NULL);
     }
     QLIST_INSERT_HEAD(&vfio_cdevs, cdev, next);
+    cdev->report.fill = vfio_cdev_fill_report;
+    iommufd_backend_add_report(cdev->be, &cdev->report);
     vbasedev->fd = cdev->fd;
     vbasedev->cdev = cdev;
     trace_vfio_cdev_attached(cdev->name, cdev->devid, cdev->ioas->id,
@@ -365,6 +401,7 @@ void vfio_cdev_detach(VFIODevice *vbasedev)
     trace_vfio_cdev_detach(cdev->name, cdev->devid);
     vbasedev->cdev = NULL;
     vbasedev->fd = -1;
+    QLIST_REMOVE(&cdev->report, next);
     QLIST_REMOVE(cdev, next);
     if (QLIST_EMPTY(&vfio_cdevs)) {
         qemu_unregister_reset(vfio_cdev_reset_handler, NULL);

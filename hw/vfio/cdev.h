@@ -6,6 +6,7 @@
  *   cdev.c           open, tell KVM, bind, attach, and back; system reset
  *   cdev-identify.c  which node belongs to a device, and why there is none
  *   cdev-reset.c     PCI hot reset by devid (declared in pci.h)
+ *   cdev-query.c     what query-iommufd tells of a device
  *
  * The device side knows the VFIO device, sysfs and KVM.  It does not know
  * memory or IOVAs: that is ioas.h, which it calls and which never calls back.
@@ -36,6 +37,10 @@ typedef struct VFIOCdev {
     VFIOHWPT *hwpt;             /* NULL: attached to the IOAS itself */
     bool attached;
     bool discard_disabled;      /* we count in ram_block_discard_disable */
+    bool passed;                /* the descriptor came by fd= */
+    char *node;
+    char *sysfsdev;
+    IOMMUFDReport report;
     QLIST_ENTRY(VFIOCdev) next;
 } VFIOCdev;
 
@@ -50,9 +55,10 @@ extern VFIOCdevList vfio_cdevs;
  *            vfio_cdev_take_fd() left there
  * @as: the address space that its DMA goes through
  *
- * Opens the node unless a descriptor was passed, tells KVM, binds to the iommufd, attaches to the IOAS of
- * @as and maps the guest's memory there if nobody did.  On success fd,
- * num_regions, num_irqs, flags, reset_works and cdev of @vbasedev are set.
+ * Opens the node unless a descriptor was passed, tells KVM, binds to the
+ * iommufd, attaches to the IOAS of @as and maps the guest's memory there if
+ * nobody did.  On success fd, num_regions, num_irqs, flags, reset_works and
+ * cdev of @vbasedev are set.
  *
  * On failure returns false with one line in @errp that says what is wrong and
  * what to do; everything is undone, and fd and cdev of @vbasedev are unset.
@@ -69,6 +75,21 @@ void vfio_cdev_detach(VFIODevice *vbasedev);
  * vfio_cdev_find - the attached cdev with this devid in this iommufd, or NULL
  */
 VFIOCdev *vfio_cdev_find(IOMMUFDBackend *be, uint32_t devid);
+
+/**
+ * vfio_cdev_hot_reset_info - which functions a hot reset of the device affects
+ * @ret: 0 or -errno
+ *
+ * VFIO_DEVICE_GET_PCI_HOT_RESET_INFO, with devids (Linux 6.6).  Returns the
+ * kernel's list for g_free(), or NULL if there is no hot reset.
+ */
+struct vfio_pci_hot_reset_info *vfio_cdev_hot_reset_info(VFIOCdev *cdev,
+                                                         int *ret);
+
+/**
+ * vfio_cdev_fill_report - what query-iommufd tells of a device (cdev-query.c)
+ */
+void vfio_cdev_fill_report(IOMMUFDReport *report, IommufdInfo *info);
 
 /* cdev-identify.c */
 
@@ -92,8 +113,8 @@ char *vfio_cdev_sysfsdev(int fd);
  * Checks what the descriptor is and keeps it in @vbasedev until
  * vfio_cdev_attach() uses it.  If neither host= nor sysfsdev= is given,
  * sysfsdev is set from it.  A name given by getfd is used up in any case.  An
- * inherited descriptor stays its owner's, open, until it is bound; after that it
- * is closed even if the attach fails later, since only close() unbinds.
+ * inherited descriptor stays its owner's, open, until it is bound; from then
+ * on it is closed even if the attach fails later, since only close() unbinds.
  *
  * Returns true without fd=; false with @errp set if it is no VFIO cdev.
  */

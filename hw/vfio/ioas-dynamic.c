@@ -33,7 +33,6 @@
 static int vfio_piece_map(VFIOIOASSection *s, const DMAMap *piece)
 {
     const DMAMap *have = iova_tree_find(s->pieces, piece);
-    hwaddr last = piece->iova + piece->size;
     int ret;
 
     if (have && have->iova == piece->iova && have->size == piece->size &&
@@ -44,14 +43,8 @@ static int vfio_piece_map(VFIOIOASSection *s, const DMAMap *piece)
     if (have) {
         return -EEXIST;
     }
-    if (!vfio_ioas_reachable(s->ioas, piece->iova, last)) {
-        return -ERANGE;
-    }
-
-    ret = iommufd_backend_map_dma(s->ioas->be, s->ioas->id, piece->iova,
-                                  piece->size + 1,
-                                  (void *)(uintptr_t)piece->translated_addr,
-                                  piece->perm == IOMMU_RO);
+    ret = vfio_ioas_map(s->ioas, piece->iova, piece->iova + piece->size,
+                        piece->translated_addr, piece->perm == IOMMU_RO);
     if (!ret) {
         iova_tree_insert(s->pieces, piece);
     }
@@ -62,14 +55,16 @@ static int vfio_piece_map(VFIOIOASSection *s, const DMAMap *piece)
 static int vfio_piece_unmap_whole(VFIOIOASSection *s, hwaddr iova, hwaddr last)
 {
     DMAMap range = { .iova = iova, .size = last - iova };
+    const DMAMap *piece;
     int ret;
 
     if (!iova_tree_find(s->pieces, &range)) {
         return 0;
     }
-    ret = iommufd_backend_unmap_dma(s->ioas->be, s->ioas->id, iova, last);
-    if (!ret) {
-        iova_tree_remove(s->pieces, range);
+    ret = vfio_ioas_unmap(s->ioas, iova, last, 0);
+    while (!ret && (piece = iova_tree_find(s->pieces, &range))) {
+        iova_tree_remove(s->pieces, *piece);
+        s->ioas->mappings--;
     }
     return ret;
 }
@@ -235,9 +230,12 @@ static void vfio_discard_undo(VFIOIOASSection *s, MemoryRegionSection *section,
                    s->offset_within_region;
     hwaddr last = piece->iova + piece->size;
 
-    trace_vfio_ioas_map_failed(s->ioas->id, memory_region_name(s->mr),
-                               piece->iova, last, ret);
-    if (!s->active) {
+    if (s->active) {
+        trace_vfio_ioas_map_failed(s->ioas->id, memory_region_name(s->mr),
+                                   piece->iova, last, ret);
+        vfio_ioas_note_failed(s->ioas, memory_region_name(s->mr), piece->iova,
+                              last, ret);
+    } else {
         s->failed = true;
         vfio_ioas_map_failed(s->ioas, memory_region_name(s->mr), piece->iova,
                              last, ret);

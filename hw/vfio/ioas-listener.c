@@ -151,6 +151,7 @@ void vfio_ioas_map_failed(VFIOIOAS *ioas, const char *region,
     Error *err = NULL;
 
     trace_vfio_ioas_map_failed(ioas->id, region, iova, last, ret);
+    vfio_ioas_note_failed(ioas, region, iova, last, ret);
 
     switch (ret) {
     case -ENOMEM:
@@ -171,7 +172,8 @@ void vfio_ioas_map_failed(VFIOIOAS *ioas, const char *region,
 
 static bool vfio_ioas_apply_unmap(VFIOIOAS *ioas, const VFIOMapRange *r)
 {
-    int ret = iommufd_backend_unmap_dma(ioas->be, ioas->id, r->iova, r->last);
+    guint mappings = vfio_map_count(ioas->mapped, r->iova, r->last);
+    int ret = vfio_ioas_unmap(ioas, r->iova, r->last, mappings);
 
     if (ret) {
         /* Keep it in the list: a mapping may be live, so do not map over it */
@@ -185,13 +187,8 @@ static bool vfio_ioas_apply_unmap(VFIOIOAS *ioas, const VFIOMapRange *r)
 
 static void vfio_ioas_apply_map(VFIOIOAS *ioas, const VFIOMapRange *r)
 {
-    int ret = -ERANGE;
+    int ret = vfio_ioas_map(ioas, r->iova, r->last, r->vaddr, r->readonly);
 
-    if (vfio_ioas_reachable(ioas, r->iova, r->last)) {
-        ret = iommufd_backend_map_dma(ioas->be, ioas->id, r->iova,
-                                      r->last - r->iova + 1,
-                                      (void *)(uintptr_t)r->vaddr, r->readonly);
-    }
     if (ret) {
         vfio_ioas_map_failed(ioas, vfio_ioas_region_name(ioas, r->iova),
                              r->iova, r->last, ret);

@@ -73,6 +73,9 @@ VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Error **errp)
     ioas->id = id;
     ioas->users = 1;
     QLIST_INIT(&ioas->hwpts);
+    g_queue_init(&ioas->failed);
+    ioas->report.fill = vfio_ioas_fill_report;
+    iommufd_backend_add_report(be, &ioas->report);
     QLIST_INSERT_HEAD(&vfio_ioases, ioas, next);
     return ioas;
 }
@@ -87,6 +90,8 @@ void vfio_ioas_put(VFIOIOAS *ioas)
 
     vfio_ioas_unlisten(ioas);
     QLIST_REMOVE(ioas, next);
+    QLIST_REMOVE(&ioas->report, next);
+    vfio_ioas_forget_failed(ioas);
     /* Frees whatever is still mapped with it */
     iommufd_backend_destroy_id(ioas->be, ioas->id);
     g_free(ioas->ranges);
@@ -123,16 +128,29 @@ VFIOHWPT *vfio_ioas_alloc_hwpt(VFIOIOAS *ioas, uint32_t devid)
     hwpt = g_new0(VFIOHWPT, 1);
     hwpt->id = id;
     hwpt->dirty_tracking = flags;
-    hwpt->users = 1;
+    hwpt->devids = g_array_new(false, false, sizeof(devid));
+    vfio_ioas_join_hwpt(hwpt, devid);
     QLIST_INSERT_HEAD(&ioas->hwpts, hwpt, next);
     return hwpt;
 }
 
-void vfio_ioas_put_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt)
+void vfio_ioas_join_hwpt(VFIOHWPT *hwpt, uint32_t devid)
 {
-    if (--hwpt->users) {
+    g_array_append_val(hwpt->devids, devid);
+}
+
+void vfio_ioas_put_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt, uint32_t devid)
+{
+    guint i = 0;
+
+    while (g_array_index(hwpt->devids, uint32_t, i) != devid) {
+        i++;
+    }
+    g_array_remove_index(hwpt->devids, i);
+    if (hwpt->devids->len) {
         return;
     }
+    g_array_free(hwpt->devids, true);
     QLIST_REMOVE(hwpt, next);
     iommufd_backend_destroy_id(ioas->be, hwpt->id);
     g_free(hwpt);
@@ -154,7 +172,7 @@ bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp)
     return true;
 }
 
-bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last)
+static bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last)
 {
     uint32_t i;
 
@@ -164,4 +182,35 @@ bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last)
         }
     }
     return false;
+}
+
+int vfio_ioas_map(VFIOIOAS *ioas, uint64_t iova, uint64_t last,
+                  uint64_t vaddr, bool readonly)
+{
+    int ret = -ERANGE;
+
+    if (vfio_ioas_reachable(ioas, iova, last)) {
+        ret = iommufd_backend_map_dma(ioas->be, ioas->id, iova, last - iova + 1,
+                                      (void *)(uintptr_t)vaddr, readonly);
+    }
+    if (!ret) {
+        ioas->maps++;
+        ioas->mappings++;
+        ioas->mapped_bytes += last - iova + 1;
+    }
+    return ret;
+}
+
+int vfio_ioas_unmap(VFIOIOAS *ioas, uint64_t iova, uint64_t last,
+                    uint64_t mappings)
+{
+    uint64_t bytes;
+    int ret = iommufd_backend_unmap_dma(ioas->be, ioas->id, iova, last, &bytes);
+
+    if (!ret) {
+        ioas->unmaps++;
+        ioas->mappings -= mappings;
+        ioas->mapped_bytes -= bytes;
+    }
+    return ret;
 }

@@ -12,6 +12,7 @@
  *   ioas-listener.c  the MemoryListener: sections of RAM, difference, failure
  *   ioas-dynamic.c   sections whose content comes and goes piece by piece:
  *                    guest IOMMUs and RamDiscardManager (virtio-mem)
+ *   ioas-query.c     what query-iommufd tells of it
  */
 
 #ifndef HW_VFIO_IOAS_H
@@ -25,11 +26,21 @@
 
 typedef struct VFIOIOAS VFIOIOAS;
 
+/* For query-iommufd: guest memory that could not be mapped */
+typedef struct VFIOFailedMap {
+    char *region;
+    uint64_t iova;
+    uint64_t last;
+    int ret;                    /* -errno */
+} VFIOFailedMap;
+
+#define VFIO_FAILED_MAPS 8
+
 /* A hardware page table over the IOAS, shared by devices that can */
 typedef struct VFIOHWPT {
     uint32_t id;
     bool dirty_tracking;        /* allocated so that it can log DMA writes */
-    unsigned users;             /* devices attached to it */
+    GArray *devids;             /* of the devices attached to it */
     QLIST_ENTRY(VFIOHWPT) next;
 } VFIOHWPT;
 
@@ -83,6 +94,13 @@ struct VFIOIOAS {
     GArray *mapped;             /* of VFIOMapRange: RAM sections, in order */
     GHashTable *bars;           /* owner -> name of a BAR not told of yet */
     VMChangeStateEntry *vm_state;
+
+    IOMMUFDReport report;       /* and what it tells: */
+    uint64_t maps;              /* made so far */
+    uint64_t unmaps;            /* calls so far */
+    uint64_t mappings;          /* now */
+    uint64_t mapped_bytes;      /* now */
+    GQueue failed;              /* of VFIOFailedMap, last one first */
 };
 
 /**
@@ -104,16 +122,18 @@ void vfio_ioas_put(VFIOIOAS *ioas);
 /**
  * vfio_ioas_alloc_hwpt - allocate a HWPT that suits the device @devid
  *
- * With dirty tracking where the IOMMU has it.  Takes a reference for the
- * device.  Returns NULL when kernel or driver have no such thing: attach to
- * the IOAS itself then, and let the kernel choose a domain.
+ * With dirty tracking where the IOMMU has it.  Enters the device.  Returns
+ * NULL when kernel or driver have no such thing: attach to the IOAS itself
+ * then, and let the kernel choose a domain.
  */
 VFIOHWPT *vfio_ioas_alloc_hwpt(VFIOIOAS *ioas, uint32_t devid);
 
 /**
+ * vfio_ioas_join_hwpt - another device was attached to the HWPT
  * vfio_ioas_put_hwpt - a device left the HWPT; the last one frees it
  */
-void vfio_ioas_put_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt);
+void vfio_ioas_join_hwpt(VFIOHWPT *hwpt, uint32_t devid);
+void vfio_ioas_put_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt, uint32_t devid);
 
 /**
  * vfio_ioas_attached - a device was attached: make the memory map good for it
@@ -128,9 +148,33 @@ bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp);
 /* Among the parts of the address-space side */
 
 /**
- * vfio_ioas_reachable - can the IOMMU translate all of [@iova, @last]?
+ * vfio_ioas_map - make one mapping of [@iova, @last]
+ *
+ * Returns 0; -ERANGE, without asking the kernel, if the IOMMU cannot translate
+ * all of it; or as iommufd_backend_map_dma().
  */
-bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last);
+int vfio_ioas_map(VFIOIOAS *ioas, uint64_t iova, uint64_t last,
+                  uint64_t vaddr, bool readonly);
+
+/**
+ * vfio_ioas_unmap - drop the @mappings mappings inside [@iova, @last]
+ *
+ * Returns 0, or as iommufd_backend_unmap_dma().
+ */
+int vfio_ioas_unmap(VFIOIOAS *ioas, uint64_t iova, uint64_t last,
+                    uint64_t mappings);
+
+/**
+ * vfio_ioas_fill_report - what query-iommufd tells of an IOAS (ioas-query.c)
+ */
+void vfio_ioas_fill_report(IOMMUFDReport *report, IommufdInfo *info);
+
+/**
+ * vfio_ioas_note_failed - remember a failed map for query-iommufd
+ */
+void vfio_ioas_note_failed(VFIOIOAS *ioas, const char *region,
+                           uint64_t iova, uint64_t last, int ret);
+void vfio_ioas_forget_failed(VFIOIOAS *ioas);
 
 /**
  * vfio_ioas_listen - register the MemoryListener and map what it tells

@@ -178,15 +178,22 @@ void vfio_map_insert(GArray *mapped, const VFIOMapRange *range)
     g_array_insert_val(mapped, first_behind(mapped, range->iova), *range);
 }
 
-void vfio_map_remove(GArray *mapped, uint64_t iova, uint64_t last)
+guint vfio_map_count(const GArray *mapped, uint64_t iova, uint64_t last)
 {
     guint first = first_behind(mapped, iova), end = first;
 
     while (end < mapped->len && RANGE(mapped, end).last <= last) {
         end++;
     }
-    if (end > first) {
-        g_array_remove_range(mapped, first, end - first);
+    return end - first;
+}
+
+void vfio_map_remove(GArray *mapped, uint64_t iova, uint64_t last)
+{
+    guint count = vfio_map_count(mapped, iova, last);
+
+    if (count) {
+        g_array_remove_range(mapped, first_behind(mapped, iova), count);
     }
 }
 

@@ -52,13 +52,16 @@ void vfio_map_plan(const GArray *mapped, const GArray *wanted,
  * vfio_map_insert - enter a mapping that was made into @mapped
  * vfio_map_remove - drop the mappings inside [@iova, @last] from @mapped
  *
+ * vfio_map_count - how many that are
+ *
  * They keep @mapped in order.  The caller passes what a plan contained.
  */
 void vfio_map_insert(GArray *mapped, const VFIOMapRange *range);
 void vfio_map_remove(GArray *mapped, uint64_t iova, uint64_t last);
+guint vfio_map_count(const GArray *mapped, uint64_t iova, uint64_t last);
 
 /**
- * vfio_map_bytes - how much memory the ranges of the array cover
+ * vfio_map_bytes - how much memory the ranges of the array cover; below 2^64
  */
 uint64_t vfio_map_bytes(const GArray *ranges);
 

@@ -20,6 +20,8 @@
 #ifndef SYSEMU_IOMMUFD_H
 #define SYSEMU_IOMMUFD_H
 
+#include "qapi/qapi-types-common.h"
+#include "qapi/qapi-types-iommufd.h"
 #include "qom/object.h"
 #include "qemu/queue.h"
 
@@ -35,12 +37,24 @@ typedef struct IOMMUFDUser {
     QLIST_ENTRY(IOMMUFDUser) next;
 } IOMMUFDUser;
 
+/*
+ * Who has something to say in query-iommufd.  Embedded in the reporter, who
+ * lists and unlists it.  @fill adds to the lists of @info; it cannot fail.
+ */
+typedef struct IOMMUFDReport {
+    void (*fill)(struct IOMMUFDReport *report, IommufdInfo *info);
+    QLIST_ENTRY(IOMMUFDReport) next;
+} IOMMUFDReport;
+
 struct IOMMUFDBackend {
     Object parent_obj;
 
     char *fd_param;                     /* fd= as given, NULL if none */
     int fd;                             /* -1 until the object is complete */
+    OnOffAuto hw_info;                  /* has the kernel IOMMU_GET_HW_INFO? */
+    OnOffAuto hwpt_alloc;               /* and IOMMU_HWPT_ALLOC? */
     QLIST_HEAD(, IOMMUFDUser) users;
+    QLIST_HEAD(, IOMMUFDReport) reports;
 };
 
 /* An IOVA range that the IOMMU can translate; @last is inclusive. */
@@ -64,6 +78,21 @@ void iommufd_backend_get(IOMMUFDBackend *be, IOMMUFDUser *user,
  * iommufd_backend_put - the reverse of iommufd_backend_get(); cannot fail
  */
 void iommufd_backend_put(IOMMUFDBackend *be, IOMMUFDUser *user);
+
+/**
+ * iommufd_backend_add_report - take part in query-iommufd; reversed by
+ * QLIST_REMOVE(@report, next) before the reporter lets go of the object
+ */
+void iommufd_backend_add_report(IOMMUFDBackend *be, IOMMUFDReport *report);
+
+/**
+ * iommufd_backend_accounting - is locked memory counted per process?
+ * @per_process: false means per user, the kernel's default
+ *
+ * IOMMU_OPTION_RLIMIT_MODE, Linux 6.2.  Changes nothing; only an iommufd
+ * answers it.  Returns 0; -ENOTTY or another error for other descriptors.
+ */
+int iommufd_backend_accounting(IOMMUFDBackend *be, bool *per_process);
 
 /**
  * iommufd_backend_destroy_id - free a kernel object (IOAS or HWPT)
@@ -116,6 +145,7 @@ int iommufd_backend_map_dma(IOMMUFDBackend *be, uint32_t ioas_id,
 /**
  * iommufd_backend_unmap_dma - drop every mapping inside [@iova, @last]
  * @last: inclusive; 0 to UINT64_MAX drops everything in the IOAS
+ * @unmapped: bytes that were mapped there; untouched on failure
  *
  * IOMMU_IOAS_UNMAP, Linux 6.2.  Returns 0, or -errno with nothing unmapped:
  *   -ENOENT  nothing is mapped there, OR a mapping crosses an edge of the
@@ -123,7 +153,8 @@ int iommufd_backend_map_dma(IOMMUFDBackend *be, uint32_t ioas_id,
  *            these apart; the kernel does not.
  */
 int iommufd_backend_unmap_dma(IOMMUFDBackend *be, uint32_t ioas_id,
-                              uint64_t iova, uint64_t last);
+                              uint64_t iova, uint64_t last,
+                              uint64_t *unmapped);
 
 /**
  * iommufd_backend_get_hw_info - what the IOMMU behind a device can do
