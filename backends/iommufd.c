@@ -24,6 +24,9 @@
 
 #include "sysemu/iommufd.h"
 #include "qapi/error.h"
+#include "qapi/qmp/qnum.h"
+#include "qapi/qmp/qstring.h"
+#include "qapi/visitor-impl.h"
 #include "qemu/ctype.h"
 #include "qemu/error-report.h"
 #include "qemu/module.h"
@@ -312,21 +315,52 @@ static const char *iommufd_backend_in_use_by(UserCreatable *uc)
     return QLIST_FIRST(&IOMMUFD_BACKEND(uc)->users)->name;
 }
 
-static char *iommufd_backend_get_fd(Object *obj, Error **errp)
+bool iommufd_visit_fd(Visitor *v, const char *name, char **fd, Error **errp)
 {
-    return g_strdup(IOMMUFD_BACKEND(obj)->fd_param);
+    QObject *value = NULL;
+    char *str = *fd;
+    int64_t number;
+
+    /* A visitor that knows no JSON (-global) has strings only */
+    if (!(v->type & VISITOR_INPUT) || !v->type_any) {
+        if (!visit_type_str(v, name, &str, errp)) {
+            return false;
+        }
+    } else {
+        if (!visit_type_any(v, name, &value, errp)) {
+            return false;
+        }
+        if (qobject_type(value) == QTYPE_QNUM &&
+            qnum_get_try_int(qobject_to(QNum, value), &number)) {
+            str = g_strdup_printf("%" PRId64, number);
+        } else if (qobject_type(value) == QTYPE_QSTRING) {
+            str = g_strdup(qstring_get_str(qobject_to(QString, value)));
+        } else {
+            error_setg(errp, "Invalid parameter type for '%s', expected: "
+                       "string or number", name ?: "fd");
+        }
+        qobject_unref(value);
+        if (str == *fd) {
+            return false;
+        }
+    }
+    if (v->type & VISITOR_INPUT) {
+        g_free(*fd);
+        *fd = str;
+    }
+    return true;
 }
 
-static void iommufd_backend_set_fd(Object *obj, const char *str, Error **errp)
+static void iommufd_backend_fd(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
 {
     IOMMUFDBackend *be = IOMMUFD_BACKEND(obj);
 
-    if (be->fd >= 0) {
+    if ((v->type & VISITOR_INPUT) && be->fd >= 0) {
         error_setg(errp, "fd cannot be changed once the object exists");
         return;
     }
-    g_free(be->fd_param);
-    be->fd_param = g_strdup(str);
+    iommufd_visit_fd(v, name, &be->fd_param, errp);
 }
 
 static void iommufd_backend_init(Object *obj)
@@ -359,8 +393,8 @@ static void iommufd_backend_class_init(ObjectClass *oc, void *data)
     ucc->can_be_deleted = iommufd_backend_can_be_deleted;
     ucc->in_use_by = iommufd_backend_in_use_by;
 
-    object_class_property_add_str(oc, "fd", iommufd_backend_get_fd,
-                                  iommufd_backend_set_fd);
+    object_class_property_add(oc, "fd", "string", iommufd_backend_fd,
+                              iommufd_backend_fd, NULL, NULL);
     object_class_property_set_description(oc, "fd",
         "an open " IOMMUFD_NODE ": the number of an inherited descriptor or a "
         "name given by getfd (default: open " IOMMUFD_NODE ")");

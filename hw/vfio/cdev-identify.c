@@ -76,6 +76,11 @@ bool vfio_cdev_take_fd(VFIODevice *vbasedev, bool named, Error **errp)
     g_autofree char *what = NULL;
     int fd;
 
+    if (!vbasedev->iommufd && !qemu_uuid_is_null(&vbasedev->vf_token)) {
+        error_setg(errp, "vf-token= needs iommufd=: name the iommufd object "
+                   "that the device shall use");
+        return false;
+    }
     if (!vbasedev->fd_param) {
         return true;
     }

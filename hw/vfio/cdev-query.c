@@ -3,6 +3,8 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
+ * And the properties of a device: fd=, and how it is attached.
+ *
  * Owns nothing.  Reads the device's state, its sysfs and the kernel's list of
  * functions that a hot reset affects, at the moment of the query.
  */
@@ -13,7 +15,9 @@
 #include "cdev.h"
 #include "hw/pci/pci.h"
 #include "hw/qdev-core.h"
+#include "qapi/error.h"
 #include "qapi/util.h"
+#include "qapi/visitor.h"
 
 /* "flr bus", from sysfs; NULL if the host does not say */
 static char *vfio_cdev_reset_method(const VFIOCdev *cdev)
@@ -71,4 +75,80 @@ void vfio_cdev_fill_report(IOMMUFDReport *report, IommufdInfo *info)
     out->hot_reset = vfio_cdev_dependents(cdev);
     out->has_hot_reset = out->hot_reset;
     QAPI_LIST_PREPEND(info->devices, out);
+}
+
+/* Properties */
+
+static void vfio_cdev_visit_fd(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
+{
+    iommufd_visit_fd(v, name, object_field_prop_ptr(obj, opaque), errp);
+}
+
+static void vfio_cdev_release_fd(Object *obj, const char *name, void *opaque)
+{
+    g_free(*(char **)object_field_prop_ptr(obj, opaque));
+}
+
+const PropertyInfo vfio_cdev_prop_fd = {
+    .name = "str",
+    .description = "an open /dev/vfio/devices/vfioN: the number of an "
+                   "inherited descriptor or a name given by getfd",
+    .get = vfio_cdev_visit_fd,
+    .set = vfio_cdev_visit_fd,
+    .release = vfio_cdev_release_fd,
+};
+
+static VFIOCdev *vfio_cdev_of(Object *obj)
+{
+    VFIOCdev *cdev;
+
+    QLIST_FOREACH(cdev, &vfio_cdevs, next) {
+        if (OBJECT(cdev->vbasedev->dev) == obj) {
+            return cdev;
+        }
+    }
+    return NULL;
+}
+
+static void vfio_cdev_get_devid(Object *obj, Visitor *v, const char *name,
+                                void *opaque, Error **errp)
+{
+    VFIOCdev *cdev = vfio_cdev_of(obj);
+    uint32_t devid = cdev ? cdev->devid : 0;
+
+    visit_type_uint32(v, name, &devid, errp);
+}
+
+static void vfio_cdev_get_ioas(Object *obj, Visitor *v, const char *name,
+                               void *opaque, Error **errp)
+{
+    VFIOCdev *cdev = vfio_cdev_of(obj);
+    uint32_t ioas = cdev ? cdev->ioas->id : 0;
+
+    visit_type_uint32(v, name, &ioas, errp);
+}
+
+static char *vfio_cdev_get_origin(Object *obj, Error **errp)
+{
+    VFIOCdev *cdev = vfio_cdev_of(obj);
+
+    return g_strdup(!cdev ? "none" : cdev->passed ? "passed" : cdev->node);
+}
+
+void vfio_cdev_class_init(ObjectClass *klass)
+{
+    object_class_property_add(klass, "iommufd-devid", "uint32",
+                              vfio_cdev_get_devid, NULL, NULL, NULL);
+    object_class_property_set_description(klass, "iommufd-devid",
+        "id of the device in its iommufd; 0 if it is not attached there");
+    object_class_property_add(klass, "iommufd-ioas", "uint32",
+                              vfio_cdev_get_ioas, NULL, NULL, NULL);
+    object_class_property_set_description(klass, "iommufd-ioas",
+        "id of the IOAS that the device is attached to; 0 if none");
+    object_class_property_add_str(klass, "iommufd-origin",
+                                  vfio_cdev_get_origin, NULL);
+    object_class_property_set_description(klass, "iommufd-origin",
+        "where the descriptor is from: \"passed\", the node's path, or "
+        "\"none\"");
 }

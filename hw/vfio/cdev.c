@@ -24,6 +24,7 @@
 #include <linux/vfio.h>
 
 #include "cdev.h"
+#include "cdev-uapi.h"
 #include "hw/qdev-core.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
@@ -56,8 +57,13 @@ static char *vfio_cdev_explain_bind(VFIOCdev *cdev, int ret)
                         "interrupt remapping, or accept the risk with "
                         "iommufd.allow_unsafe_interrupts=1");
     case -EACCES:
-        return g_strdup("its PF driver wants a VF token");
+        return g_strdup("its PF driver wants a VF token: give the right one "
+                        "as vf-token=");
     case -EINVAL:
+        if (!qemu_uuid_is_null(&cdev->vbasedev->vf_token)) {
+            return g_strdup("a kernel before Linux 6.17 takes no VF token, or "
+                            "the device is open elsewhere");
+        }
         return vfio_cdev_explain_open(cdev->rdev) ?:
                g_strdup("it is open elsewhere, or its IOMMU is not cache "
                         "coherent");
@@ -70,22 +76,26 @@ static char *vfio_cdev_explain_bind(VFIOCdev *cdev, int ret)
 
 static bool vfio_cdev_bind(VFIOCdev *cdev, Error **errp)
 {
-    struct vfio_device_bind_iommufd bind = {
-        .argsz = sizeof(bind),
-        .iommufd = cdev->be->fd,
+    QemuUUID *token = &cdev->vbasedev->vf_token;
+    bool with_token = !qemu_uuid_is_null(token);
+    struct vfio_cdev_bind bind = {
+        .v1.argsz = with_token ? sizeof(bind) : sizeof(bind.v1),
+        .v1.flags = with_token ? VFIO_DEVICE_BIND_FLAG_TOKEN : 0,
+        .v1.iommufd = cdev->be->fd,
+        .token_uuid_ptr = (uintptr_t)token->data,
     };
     int ret = ioctl(cdev->fd, VFIO_DEVICE_BIND_IOMMUFD, &bind) ? -errno : 0;
     g_autofree char *why = NULL;
 
-    trace_vfio_cdev_bind(cdev->name, cdev->fd, cdev->be->fd, bind.out_devid,
-                         ret);
+    trace_vfio_cdev_bind(cdev->name, cdev->fd, cdev->be->fd,
+                         bind.v1.out_devid, ret);
     if (ret) {
         why = vfio_cdev_explain_bind(cdev, ret);
         error_setg(errp, "VFIO_DEVICE_BIND_IOMMUFD failed: %s: %s",
                    strerror(-ret), why);
         return false;
     }
-    cdev->devid = bind.out_devid;
+    cdev->devid = bind.v1.out_devid;
     /* Only close() unbinds: from here on a passed descriptor is ours */
     g_clear_pointer(&cdev->vbasedev->passed, g_free);
     return true;

@@ -15,6 +15,7 @@
 #ifndef HW_VFIO_CDEV_H
 #define HW_VFIO_CDEV_H
 
+#include "hw/qdev-properties.h"
 #include "hw/vfio/vfio-common.h"
 #include "ioas.h"
 
@@ -70,6 +71,15 @@ bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp);
  * @vbasedev has no cdev (realize may fail before the attach)
  */
 void vfio_cdev_detach(VFIODevice *vbasedev);
+
+/* A property fd= of a device, as char * */
+extern const PropertyInfo vfio_cdev_prop_fd;
+
+/**
+ * vfio_cdev_class_init - add the read-only properties that say how a device is
+ * attached: iommufd-devid, iommufd-ioas, iommufd-origin
+ */
+void vfio_cdev_class_init(ObjectClass *klass);
 
 /**
  * vfio_cdev_find - the attached cdev with this devid in this iommufd, or NULL

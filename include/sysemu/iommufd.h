@@ -80,6 +80,14 @@ void iommufd_backend_get(IOMMUFDBackend *be, IOMMUFDUser *user,
 void iommufd_backend_put(IOMMUFDBackend *be, IOMMUFDUser *user);
 
 /**
+ * iommufd_visit_fd - visit the value of an fd= property
+ * @fd: a string; on input replaced by a new one, and the old one freed
+ *
+ * On input a JSON number is taken as well as a string: people write both.
+ */
+bool iommufd_visit_fd(Visitor *v, const char *name, char **fd, Error **errp);
+
+/**
  * iommufd_backend_add_report - take part in query-iommufd; reversed by
  * QLIST_REMOVE(@report, next) before the reporter lets go of the object
  */

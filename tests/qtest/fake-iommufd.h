@@ -30,6 +30,7 @@
  *   group-open N         the VFIO group of device N is open
  *   unsafe N             no interrupt isolation for device N
  *   no-reset N           device N has no reset of its own
+ *   vf-token N HEX       Linux 6.17, and device N wants this token (32 digits)
  *   shared-bus N DEVID   a hot reset of device N hits another function, too
  *   open PATH ERRNO      open of PATH fails
  *   fail NAME NTH ERRNO  the NTH ioctl called NAME (* for any) fails
@@ -65,6 +66,7 @@ typedef struct FakeRange {
 
 typedef struct FakeDeviceControl {
     bool mdev, alone, group_open, unsafe, no_reset;
+    char vf_token[33];                  /* wanted, in hex; "": Linux 6.12 */
     int32_t shared_bus;                 /* devid of the other function, or 0 */
     unsigned holes;
     FakeRange hole[FAKE_MAX_HOLES];

@@ -132,6 +132,8 @@ static void control_line(const char *line)
         d->hole[d->holes++] = (FakeRange) { a, b };
     } else if (sscanf(line, "shared-bus %u %lli", &n, (long long *)&a) == 2) {
         fake_control.device[n].shared_bus = a;
+    } else if (sscanf(line, "vf-token %u %32s", &n, name) == 2) {
+        g_strlcpy(fake_control.device[n].vf_token, name, 33);
     } else if (sscanf(line, "fail %47s %llu %u", name, &a, &n) == 3 ||
                sscanf(line, "open %47s %u", name, &n) == 2) {
         for (i = 0; i < MAX_FAILS - 1 && fails[i].error; i++) {

@@ -122,14 +122,40 @@ void fake_cdev_free(FakeCdev *cdev)
 
 /* Bind, attach, detach */
 
+/* As Linux 6.17: a flag, a longer structure, 16 bytes at a pointer in it */
+static int check_token(const char *wanted,
+                       const struct vfio_device_bind_iommufd *bind)
+{
+    char given[33] = "";
+    uint64_t at;
+    size_t i;
+
+    if (bind->flags) {
+        if (bind->argsz < sizeof(*bind) + sizeof(at)) {
+            return -EINVAL;
+        }
+        memcpy(&at, bind + 1, sizeof(at));
+        for (i = 0; i < 16; i++) {
+            snprintf(given + 2 * i, 3, "%02x", ((uint8_t *)(uintptr_t)at)[i]);
+        }
+    }
+    return strcmp(given, wanted) ? -EACCES : 0;
+}
+
 static int do_bind(FakeCdev *cdev, void *arg)
 {
+    const char *token = fake_control.device[cdev->index].vf_token;
     struct vfio_device_bind_iommufd *bind = arg;
     FakeIommufd *ictx;
     int ret;
 
-    if (bind->argsz < sizeof(*bind) || bind->flags || bind->iommufd < 0) {
+    if (bind->argsz < sizeof(*bind) || bind->flags & ~(token[0] ? 1u : 0u) ||
+        bind->iommufd < 0) {
         return -EINVAL;
+    }
+    ret = token[0] ? check_token(token, bind) : 0;
+    if (ret) {
+        return ret;
     }
     if (fake_control.device[cdev->index].group_open) {
         return -EBUSY;

@@ -525,7 +525,7 @@ static const DeviceError device_errors[] = {
       "or accept the risk with iommufd.allow_unsafe_interrupts=1" },
     { "needs-token", "fail VFIO_DEVICE_BIND_IOMMUFD 1 13", BDF0, NULL,
       VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Permission denied: its PF driver "
-      "wants a VF token" },
+      "wants a VF token: give the right one as vf-token=" },
     { "attach-refused", "fail VFIO_DEVICE_ATTACH_IOMMUFD_PT 1 22\n"
       "fail VFIO_DEVICE_ATTACH_IOMMUFD_PT 2 22", BDF0, NULL,
       VFIO0 "VFIO_DEVICE_ATTACH_IOMMUFD_PT failed: Invalid argument: the IOMMU "
@@ -597,6 +597,66 @@ static void test_device_held(void)
     close(held);
     fake_env_control(env, "");
     assert_no_error(device_add(qts, "hd0", BDF0));
+    quit(env, qts);
+}
+
+#define TOKEN "2ab74924-c335-45f4-9b16-8569e5b08258"
+
+static char *device_add_token(QTestState *qts, const char *token)
+{
+    return qmp_error(qtest_qmp(qts, "{'execute': 'device_add', 'arguments': "
+                               "{'driver': 'vfio-pci', 'id': 'hd0', "
+                               "'host': %s, 'iommufd': 'iommufd0', "
+                               "'vf-token': %s}}", BDF0, token));
+}
+
+static void test_vf_token(void)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, PC OBJECT);
+
+    /* A kernel that knows no token: an error, never silence */
+    assert_error(device_add_token(qts, TOKEN),
+                 VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Invalid argument: a "
+                 "kernel before Linux 6.17 takes no VF token, or the device is "
+                 "open elsewhere");
+
+    fake_env_control(env, "vf-token 0 2ab74924c33545f49b168569e5b08258");
+    assert_error(device_add(qts, "hd0", BDF0),
+                 VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Permission denied: "
+                 "its PF driver wants a VF token: give the right one as "
+                 "vf-token=");
+    assert_error(device_add_token(qts, "2ab74924-c335-45f4-9b16-8569e5b08259"),
+                 VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Permission denied: "
+                 "its PF driver wants a VF token: give the right one as "
+                 "vf-token=");
+    assert_no_error(device_add_token(qts, TOKEN));
+    quit(env, qts);
+}
+
+/* People write numbers as numbers */
+static void test_fd_json_number(void)
+{
+    FakeEnv *env = fake_env_new();
+    int iommu = inherited(FAKE_IOMMU_MEMFD), cdev = inherited("fake-vfio0");
+    g_autofree char *args = g_strdup_printf(PC
+        "-object '{\"qom-type\":\"iommufd\",\"id\":\"iommufd0\",\"fd\":%d}' "
+        "-device '{\"driver\":\"vfio-pci\",\"id\":\"hd0\","
+        "\"iommufd\":\"iommufd0\",\"fd\":%d}'", iommu, cdev);
+    QTestState *qts = fake_env_start(env, args);
+    QDict *answer;
+
+    close(iommu);
+    close(cdev);
+    answer = qtest_qmp(qts, "{'execute': 'qom-get', 'arguments': "
+                       "{'path': '/machine/peripheral/hd0', "
+                       "'property': 'iommufd-origin'}}");
+    g_assert_cmpstr(qdict_get_str(answer, "return"), ==, "passed");
+    qobject_unref(answer);
+    answer = qtest_qmp(qts, "{'execute': 'qom-get', 'arguments': "
+                       "{'path': '/objects/iommufd0', 'property': 'fd'}}");
+    g_assert_cmpint(atoi(qdict_get_str(answer, "return")), ==, iommu);
+    qobject_unref(answer);
     quit(env, qts);
 }
 
@@ -1113,6 +1173,8 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd/function", test_function);
     qtest_add_func("vfio-iommufd/address-spaces", test_address_spaces);
     qtest_add_func("vfio-iommufd/fd/inherited", test_fd_inherited);
+    qtest_add_func("vfio-iommufd/fd/json-number", test_fd_json_number);
+    qtest_add_func("vfio-iommufd/vf-token", test_vf_token);
     qtest_add_func("vfio-iommufd/fd/by-name", test_fd_by_name);
     qtest_add_func("vfio-iommufd/fd/errors", test_fd_errors);
     ADD_TABLE("windows", chipsets, test_windows);

@@ -1,0 +1,29 @@
+/*
+ * VFIO's user interface beyond the headers the build uses (Linux 6.12)
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * What newer kernels offer is declared here and probed at run time.  Source:
+ * include/uapi/linux/vfio.h of the kernel named with each.
+ */
+
+#ifndef HW_VFIO_CDEV_UAPI_H
+#define HW_VFIO_CDEV_UAPI_H
+
+#include <linux/types.h>
+#include <linux/vfio.h>
+
+/*
+ * VFIO_DEVICE_BIND_IOMMUFD with a VF token, Linux 6.17: a longer structure and
+ * a flag.  Older kernels answer EINVAL to any flag.
+ */
+#ifndef VFIO_DEVICE_BIND_FLAG_TOKEN
+#define VFIO_DEVICE_BIND_FLAG_TOKEN (1 << 0)
+#endif
+
+struct vfio_cdev_bind {
+    struct vfio_device_bind_iommufd v1;
+    __aligned_u64 token_uuid_ptr;       /* 16 bytes, if the flag is set */
+};
+
+#endif
