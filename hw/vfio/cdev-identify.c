@@ -81,7 +81,7 @@ bool vfio_cdev_take_fd(VFIODevice *vbasedev, bool named, Error **errp)
                    "that the device shall use");
         return false;
     }
-    if (!vbasedev->fd_param) {
+    if (!vbasedev->fd_param || vbasedev->passed) {
         return true;
     }
     if (!vbasedev->iommufd) {

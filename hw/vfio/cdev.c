@@ -25,6 +25,7 @@
 
 #include "cdev.h"
 #include "cdev-uapi.h"
+#include "exec/address-spaces.h"
 #include "hw/qdev-core.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
@@ -398,6 +399,34 @@ bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp)
     trace_vfio_cdev_attached(cdev->name, cdev->devid, cdev->ioas->id,
                              cdev->hwpt ? cdev->hwpt->id : 0);
     return true;
+}
+
+bool vfio_cdev_realize(VFIODevice *vbasedev, Error **errp)
+{
+    ERRP_GUARD();
+    struct stat st;
+
+    if (!vfio_cdev_take_fd(vbasedev, false, errp)) {
+        goto fail;
+    }
+    if (!vbasedev->sysfsdev) {
+        error_setg(errp, "vfio: which device? Give sysfsdev= or fd=");
+        goto fail;
+    }
+    if (!vbasedev->name) {
+        vbasedev->name = g_path_get_basename(vbasedev->sysfsdev);
+    }
+    if (stat(vbasedev->sysfsdev, &st) < 0) {
+        error_setg_errno(errp, errno, "no such host device %s",
+                         vbasedev->sysfsdev);
+    } else if (vfio_cdev_attach(vbasedev, &address_space_memory, errp)) {
+        return true;
+    }
+    error_prepend(errp, VFIO_MSG_PREFIX, vbasedev->name);
+fail:
+    vfio_cdev_drop_fd(vbasedev);
+    g_clear_pointer(&vbasedev->name, g_free);
+    return false;
 }
 
 void vfio_cdev_detach(VFIODevice *vbasedev)

@@ -67,6 +67,16 @@ extern VFIOCdevList vfio_cdevs;
 bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp);
 
 /**
+ * vfio_cdev_realize - the same for devices that are not PCI
+ * @vbasedev: as above; name is set from sysfsdev if it is unset
+ *
+ * Takes the descriptor that fd= names, if any, checks sysfsdev and attaches to
+ * system memory.  On failure messages begin with "vfio NAME: " and nothing is
+ * left, name included.
+ */
+bool vfio_cdev_realize(VFIODevice *vbasedev, Error **errp);
+
+/**
  * vfio_cdev_detach - the reverse; cannot fail, and does nothing when
  * @vbasedev has no cdev (realize may fail before the attach)
  */
@@ -74,6 +84,12 @@ void vfio_cdev_detach(VFIODevice *vbasedev);
 
 /* A property fd= of a device, as char * */
 extern const PropertyInfo vfio_cdev_prop_fd;
+
+/* iommufd= and fd= of a device that has a VFIODevice as @_field */
+#define VFIO_CDEV_PROPERTIES(_state, _field)                            \
+    DEFINE_PROP_LINK("iommufd", _state, _field.iommufd,                 \
+                     TYPE_IOMMUFD_BACKEND, IOMMUFDBackend *),           \
+    DEFINE_PROP("fd", _state, _field.fd_param, vfio_cdev_prop_fd, char *)
 
 /**
  * vfio_cdev_class_init - add the read-only properties that say how a device is
@@ -126,7 +142,8 @@ char *vfio_cdev_sysfsdev(int fd);
  * inherited descriptor stays its owner's, open, until it is bound; from then
  * on it is closed even if the attach fails later, since only close() unbinds.
  *
- * Returns true without fd=; false with @errp set if it is no VFIO cdev.
+ * Returns true without fd=, or if it was fetched already; false with @errp set
+ * if it is no VFIO cdev.
  */
 bool vfio_cdev_take_fd(VFIODevice *vbasedev, bool named, Error **errp);
 
