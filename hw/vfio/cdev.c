@@ -26,10 +26,12 @@
 #include "cdev.h"
 #include "cdev-uapi.h"
 #include "exec/address-spaces.h"
+#include "hw/pci/pci_regs.h"
 #include "hw/qdev-core.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "sysemu/reset.h"
+#include "sysemu/sysemu.h"
 #include "trace.h"
 
 VFIOCdevList vfio_cdevs = QLIST_HEAD_INITIALIZER(vfio_cdevs);
@@ -287,6 +289,46 @@ static bool vfio_cdev_disable_discard(VFIOCdev *cdev, Error **errp)
     return true;
 }
 
+/* The end of QEMU */
+
+/* So that it does not run into the end of its mappings */
+static void vfio_cdev_stop_dma(VFIOCdev *cdev)
+{
+    g_autofree struct vfio_region_info *info = NULL;
+    uint16_t command;
+    off_t at;
+
+    if (!(cdev->vbasedev->flags & VFIO_DEVICE_FLAGS_PCI) ||
+        vfio_get_region_info(cdev->vbasedev, VFIO_PCI_CONFIG_REGION_INDEX,
+                             &info)) {
+        return;
+    }
+    at = info->offset + PCI_COMMAND;
+    if (pread(cdev->fd, &command, sizeof(command), at) == sizeof(command)) {
+        command &= cpu_to_le16(~PCI_COMMAND_MASTER);
+        if (pwrite(cdev->fd, &command, sizeof(command), at) < 0) {
+            return;             /* close() will stop it */
+        }
+    }
+}
+
+/*
+ * The kernel frees IOAS and HWPT, and unpins guest memory, when the last
+ * descriptor of the iommufd is closed.  A manager may keep one for longer than
+ * QEMU lives, so QEMU frees what it allocated.
+ */
+static void vfio_cdev_exit(Notifier *n, void *opaque)
+{
+    VFIOCdev *cdev, *tmp;
+
+    QLIST_FOREACH_SAFE(cdev, &vfio_cdevs, next, tmp) {
+        vfio_cdev_stop_dma(cdev);
+        vfio_cdev_detach(cdev->vbasedev);
+    }
+}
+
+static Notifier vfio_cdev_exit_notifier = { .notify = vfio_cdev_exit };
+
 /* The ladder */
 
 /* host= or sysfsdev= and fd= may both be given, but not contradict */
@@ -390,6 +432,7 @@ bool vfio_cdev_attach(VFIODevice *vbasedev, AddressSpace *as, Error **errp)
 
     if (QLIST_EMPTY(&vfio_cdevs)) {
         qemu_register_reset(vfio_cdev_reset_handler, NULL);
+        qemu_add_exit_notifier(&vfio_cdev_exit_notifier);
     }
     QLIST_INSERT_HEAD(&vfio_cdevs, cdev, next);
     cdev->report.fill = vfio_cdev_fill_report;
@@ -444,6 +487,7 @@ void vfio_cdev_detach(VFIODevice *vbasedev)
     QLIST_REMOVE(cdev, next);
     if (QLIST_EMPTY(&vfio_cdevs)) {
         qemu_unregister_reset(vfio_cdev_reset_handler, NULL);
+        qemu_remove_exit_notifier(&vfio_cdev_exit_notifier);
     }
     vfio_cdev_free(cdev);
 }
