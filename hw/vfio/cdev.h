@@ -85,11 +85,12 @@ void vfio_cdev_detach(VFIODevice *vbasedev);
 /* A property fd= of a device, as char * */
 extern const PropertyInfo vfio_cdev_prop_fd;
 
-/* iommufd= and fd= of a device that has a VFIODevice as @_field */
-#define VFIO_CDEV_PROPERTIES(_state, _field)                            \
-    DEFINE_PROP_LINK("iommufd", _state, _field.iommufd,                 \
-                     TYPE_IOMMUFD_BACKEND, IOMMUFDBackend *),           \
-    DEFINE_PROP("fd", _state, _field.fd_param, vfio_cdev_prop_fd, char *)
+/* iommufd= and fd= of a device that has a VFIODevice as @_f */
+#define VFIO_CDEV_PROP_IOMMUFD(_s, _f) \
+    DEFINE_PROP_LINK("iommufd", _s, _f.iommufd, TYPE_IOMMUFD_BACKEND, \
+                     IOMMUFDBackend *)
+#define VFIO_CDEV_PROP_FD(_s, _f) \
+    DEFINE_PROP("fd", _s, _f.fd_param, vfio_cdev_prop_fd, char *)
 
 /**
  * vfio_cdev_class_init - add the read-only properties that say how a device is
