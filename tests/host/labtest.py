@@ -467,23 +467,16 @@ def main(inside, lab=(), prepare=None, after=None):
             inside(tap)
         sys.exit(tap.failed != 0)
 
-    name = os.path.basename(sys.argv[0])
-    out = f'{BUILD}/lab/{name}'
-    shutil.rmtree(out, ignore_errors=True)
-    os.makedirs(out)
-    more = prepare(out) if prepare else []
-    env = dict(os.environ, QI_INSIDE='1', PYTHONDONTWRITEBYTECODE='1')
-    lab_proc = subprocess.Popen(
-        [ROOT + '/tests/host/lab', '--out', out, *lab, *more, '--',
-         '/usr/bin/python3', os.path.abspath(sys.argv[0])],
-        env=env, stdout=subprocess.PIPE, text=True, errors='replace')
+    out = f'{BUILD}/lab/{os.path.basename(sys.argv[0])}'
     tap = Tap()
-    for line in lab_proc.stdout:
-        line = line.rstrip('\r\n')
-        tap.n += bool(re.match(r'(not )?ok \d', line))
-        tap.failed += line.startswith('not ok')
-        print(line, flush=True)
-    status = lab_proc.wait()
+    status = run_lab(tap, out, lab, prepare)
+    if not tap.failed and not os.path.exists(out + '/.status'):
+        # The emulated host is gone without a word (SVM under TCG): seen once
+        # in some hundred guests. A bug of ours would do it again.
+        print(f'# the lab host died, see {out}-died; once more', flush=True)
+        shutil.rmtree(out + '-died', ignore_errors=True)
+        os.rename(out, out + '-died')
+        status = run_lab(tap, out, lab, prepare)
     if status and not tap.failed:
         tap.result(False, 'the lab ran the test to its end', f'status {status}')
     elif after:
@@ -491,3 +484,22 @@ def main(inside, lab=(), prepare=None, after=None):
             after(tap, out)
     print(f'1..{tap.n}')
     sys.exit(tap.failed != 0)
+
+
+def run_lab(tap, out, lab, prepare):
+    """Run this program in the lab; its results go into tap, renumbered."""
+    shutil.rmtree(out, ignore_errors=True)
+    os.makedirs(out)
+    more = prepare(out) if prepare else []
+    proc = subprocess.Popen(
+        [ROOT + '/tests/host/lab', '--out', out, *lab, *more, '--',
+         '/usr/bin/python3', os.path.abspath(sys.argv[0])],
+        env=dict(os.environ, QI_INSIDE='1', PYTHONDONTWRITEBYTECODE='1'),
+        stdout=subprocess.PIPE, text=True, errors='replace')
+    for line in proc.stdout:
+        found = re.match(r'(not )?ok \d+ (.*)', line.rstrip('\r\n'))
+        if found:
+            tap.result(not found[1], found[2])
+        else:
+            print(line.rstrip('\r\n'), flush=True)
+    return proc.wait()
