@@ -266,11 +266,17 @@ static bool iommufd_backend_is_iommufd(int fd)
            !iommufd_accounting(fd, &unused);
 }
 
+char *iommufd_fd_name(int fd)
+{
+    g_autofree char *link = g_strdup_printf("/proc/self/fd/%d", fd);
+
+    return g_file_read_link(link, NULL) ?: g_strdup("not open");
+}
+
 static bool iommufd_backend_adopt(IOMMUFDBackend *be, Error **errp)
 {
     bool by_number = qemu_isdigit(be->fd_param[0]);
     int fd = monitor_fd_param(monitor_cur(), be->fd_param, errp);
-    g_autofree char *link = NULL;
     g_autofree char *what = NULL;
 
     if (fd < 0) {
@@ -281,10 +287,9 @@ static bool iommufd_backend_adopt(IOMMUFDBackend *be, Error **errp)
         return true;
     }
 
-    link = g_strdup_printf("/proc/self/fd/%d", fd);
-    what = g_file_read_link(link, NULL);
+    what = iommufd_fd_name(fd);
     error_setg(errp, "fd '%s' is %s, not an iommufd: pass a descriptor of "
-               IOMMUFD_NODE, be->fd_param, what ? what : "not open");
+               IOMMUFD_NODE, be->fd_param, what);
     if (!by_number) {
         close(fd);              /* getfd's: its name is gone, it is ours */
     }

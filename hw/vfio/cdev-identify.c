@@ -72,7 +72,6 @@ char *vfio_cdev_sysfsdev(int fd)
 bool vfio_cdev_take_fd(VFIODevice *vbasedev, bool named, Error **errp)
 {
     g_autofree char *sysfsdev = NULL;
-    g_autofree char *link = NULL;
     g_autofree char *what = NULL;
     int fd;
 
@@ -100,11 +99,9 @@ bool vfio_cdev_take_fd(VFIODevice *vbasedev, bool named, Error **errp)
 
     sysfsdev = vfio_cdev_sysfsdev(fd);
     if (!sysfsdev) {
-        link = g_strdup_printf("/proc/self/fd/%d", fd);
-        what = g_file_read_link(link, NULL);
+        what = iommufd_fd_name(fd);
         error_setg(errp, "fd '%s' is %s, not a VFIO device: pass a descriptor "
-                   "of /dev/vfio/devices/vfioN", vbasedev->fd_param,
-                   what ?: "not open");
+                   "of /dev/vfio/devices/vfioN", vbasedev->fd_param, what);
         return false;
     }
     if (!named && !vbasedev->sysfsdev) {

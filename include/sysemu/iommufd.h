@@ -88,6 +88,13 @@ void iommufd_backend_put(IOMMUFDBackend *be, IOMMUFDUser *user);
 bool iommufd_visit_fd(Visitor *v, const char *name, char **fd, Error **errp);
 
 /**
+ * iommufd_fd_name - what a descriptor is, in a message about a wrong one
+ *
+ * Returns the path behind it, or "not open"; for g_free().
+ */
+char *iommufd_fd_name(int fd);
+
+/**
  * iommufd_backend_add_report - take part in query-iommufd; reversed by
  * QLIST_REMOVE(@report, next) before the reporter lets go of the object
  */
