@@ -20,16 +20,22 @@
  *   - 640 KiB, 768 KiB and 1 MiB: the legacy video window (SMRAM) and the PAM
  *     segments are the 384 KiB in between;
  *   - 16 MiB below the end of RAM that ends below 4 GiB: TSEG, the SMRAM at
- *     the top of low RAM, is at most that large by default.
+ *     the top of low RAM, is at most that large by default;
+ *   - every GiB, the largest page of an IOMMU: one call is then short enough
+ *     to be made between two others of the main loop.  Runs of more than
+ *     MAX_SLICES GiB are cut into as many.
  * A window that opens elsewhere costs one re-mapping of the mapping it lies
  * in; the pieces are then cut at its edges and stay so.
  */
 
 #include "qemu/osdep.h"
+#include "qemu/host-utils.h"
 #include "map-planner.h"
 
 #define TSEG_ROOM (16 * 1024 * 1024ULL)
 #define FOUR_GIB  (1ULL << 32)
+#define ONE_GIB   (1ULL << 30)
+#define MAX_SLICES 4096
 
 static const uint64_t stable_cuts[] = { 0xa0000, 0xc0000, 0x100000 };
 
@@ -70,20 +76,22 @@ static GArray *merge_runs(const GArray *wanted)
     return runs;
 }
 
-/* The last byte of the mapping that starts at @iova in a run ending at @last */
-static uint64_t cut(uint64_t iova, uint64_t last, uint64_t run_last)
+/* The last byte of the mapping at @iova, in a gap of the run up to @last */
+static uint64_t cut(uint64_t iova, uint64_t last, const VFIOMapRange *run)
 {
+    uint64_t slice = pow2ceil((run->last - run->iova) / MAX_SLICES);
     uint64_t tail;
     size_t i;
 
+    last = MIN(last, iova | (MAX(slice, ONE_GIB) - 1));
     for (i = 0; i < ARRAY_SIZE(stable_cuts); i++) {
         if (iova < stable_cuts[i] && stable_cuts[i] <= last) {
             return stable_cuts[i] - 1;
         }
     }
 
-    if (run_last < FOUR_GIB && run_last >= 2 * TSEG_ROOM) {
-        tail = run_last - TSEG_ROOM + 1;
+    if (run->last < FOUR_GIB && run->last >= 2 * TSEG_ROOM) {
+        tail = run->last - TSEG_ROOM + 1;
         if (iova < tail && tail <= last) {
             return tail - 1;
         }
@@ -98,7 +106,7 @@ static void map_gap(GArray *maps, const VFIOMapRange *run,
 
     for (;;) {
         piece.iova = iova;
-        piece.last = cut(iova, last, run->last);
+        piece.last = cut(iova, last, run);
         piece.vaddr = run->vaddr + (iova - run->iova);
         g_array_append_val(maps, piece);
         if (piece.last == last) {

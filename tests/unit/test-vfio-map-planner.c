@@ -128,8 +128,19 @@ static const PlanRow rows[] = {
         .maps = { RW(0x1f800000, 0x1fffffff, V + 0x1f800000) },
     }, {
         .name = "tseg-only-below-4g",
-        .wanted = { RW(0x100000000, 0x17fffffff, V) },
-        .maps = { RW(0x100000000, 0x17fffffff, V) },
+        .wanted = { RW(0x100000000, 0x13fffffff, V) },
+        .maps = { RW(0x100000000, 0x13fffffff, V) },
+    }, {
+        .name = "a-slice-ends-at-each-gib",
+        .wanted = { RW(0x13ff00000, 0x1bfffffff, V) },
+        .maps = { RW(0x13ff00000, 0x13fffffff, V),
+                  RW(0x140000000, 0x17fffffff, V + 0x100000),
+                  RW(0x180000000, 0x1bfffffff, V + 0x40100000) },
+    }, {
+        .name = "a-slice-that-is-mapped-stays",
+        .mapped = { RW(0x140000000, 0x17fffffff, V) },
+        .wanted = { RW(0x140000000, 0x1bfffffff, V) },
+        .maps = { RW(0x180000000, 0x1bfffffff, V + 0x40000000) },
     }, {
         .name = "tseg-not-in-small-ram",
         .wanted = { RW(0x100000, 0x1ffffff, V) },
@@ -141,9 +152,9 @@ static const PlanRow rows[] = {
                   RW(0x1100000, 0x20fffff, V + 0x1000000) },
     }, {
         .name = "tseg-when-ram-ends-at-4g",
-        .wanted = { RW(0x100000, 0xffffffff, V) },
-        .maps = { RW(0x100000, 0xfeffffff, V),
-                  RW(0xff000000, 0xffffffff, V + 0xfef00000) },
+        .wanted = { RW(0xc0000000, 0xffffffff, V) },
+        .maps = { RW(0xc0000000, 0xfeffffff, V),
+                  RW(0xff000000, 0xffffffff, V + 0x3f000000) },
     }, {
         .name = "run-starts-in-tseg-room",
         .wanted = { RW(0x1f800000, 0x1fffffff, V) },
@@ -290,12 +301,6 @@ static const PlanRow rows[] = {
         .mapped = { RW(0, 0xfff, V), RW(UINT64_MAX - 0xfff, UINT64_MAX, W) },
         .unmaps = { GONE(0, 0xfff), GONE(UINT64_MAX - 0xfff, UINT64_MAX) },
     }, {
-        .name = "whole-address-space",
-        .wanted = { RW(0, UINT64_MAX, V) },
-        .maps = { RW(0, 0x9ffff, V), RW(0xa0000, 0xbffff, V + 0xa0000),
-                  RW(0xc0000, 0xfffff, V + 0xc0000),
-                  RW(0x100000, UINT64_MAX, V + 0x100000) },
-    }, {
         .name = "whole-address-space-goes",
         .mapped = { RW(0, UINT64_MAX, V) },
         .unmaps = { GONE(0, UINT64_MAX) },
@@ -372,6 +377,31 @@ static void test_leftovers(void)
     g_assert_cmpuint(maps->len, ==, 0);
 }
 
+/* All of 2^64 in a bounded number of slices, without a gap */
+static void test_whole_address_space(void)
+{
+    const VFIOMapRange all = RW(0, UINT64_MAX, V);
+    g_autoptr(GArray) mapped = new_ranges();
+    g_autoptr(GArray) wanted = new_ranges();
+    g_autoptr(GArray) unmaps = new_ranges();
+    g_autoptr(GArray) maps = new_ranges();
+    guint i;
+
+    g_array_append_val(wanted, all);
+    vfio_map_plan(mapped, wanted, unmaps, maps);
+    g_assert_cmpuint(unmaps->len, ==, 0);
+    g_assert_cmpuint(maps->len, >, 4000);
+    g_assert_cmpuint(maps->len, <, 4200);
+    for (i = 0; i < maps->len; i++) {
+        const VFIOMapRange *m = &g_array_index(maps, VFIOMapRange, i);
+
+        g_assert_cmphex(m->iova, ==, i ? (m - 1)->last + 1 : 0);
+        g_assert_cmphex(m->vaddr - V, ==, m->iova);
+    }
+    g_assert_cmphex(g_array_index(maps, VFIOMapRange, i - 1).last, ==,
+                    UINT64_MAX);
+}
+
 static void test_bytes(void)
 {
     static const struct {
@@ -396,7 +426,8 @@ static void test_bytes(void)
 
 /*
  * The model: @page_start[i] to @page_start[i + 1] - 1 is page i, and what the
- * guest has there is a kind of memory or nothing.
+ * guest has there is a kind of memory or nothing: in the largest page always
+ * nothing, it would be thousands of slices.
  */
 #define MAX_PAGES   128
 #define KINDS       3
@@ -433,7 +464,8 @@ static void model_init(Model *m)
     for (at = 4 * GiB - 20 * MiB; at < 4 * GiB + 8 * MiB; at += 2 * MiB) {
         m->page_start[m->pages++] = at;
     }
-    m->page_start[m->pages++] = 1 * TiB;
+    m->page_start[m->pages++] = 5 * GiB;
+    m->page_start[m->pages++] = 7 * GiB;
     m->page_start[m->pages++] = UINT64_MAX - 0x1fff;
     m->page_start[m->pages++] = UINT64_MAX - 0xfff;
     g_assert_cmpuint(m->pages, <=, MAX_PAGES);
@@ -457,7 +489,8 @@ static VFIOMapRange model_at(const Model *m, uint64_t addr)
     return (VFIOMapRange) {
         .iova = m->page_start[i],
         .last = page_last(m, i),
-        .vaddr = m->page[i].kind ? ((uint64_t)m->page[i].kind << 48) + addr : 0,
+        .vaddr = m->page[i].kind && page_last(m, i) - m->page_start[i] < TiB ?
+                 ((uint64_t)m->page[i].kind << 48) + addr : 0,
         .readonly = m->page[i].readonly,
     };
 }
@@ -623,6 +656,7 @@ static uint64_t run_last(const Model *m, uint64_t addr)
 static bool is_cut(uint64_t iova, uint64_t end_of_run)
 {
     return iova == 640 * KiB || iova == 768 * KiB || iova == 1 * MiB ||
+           QEMU_IS_ALIGNED(iova, GiB) ||
            (end_of_run < 4 * GiB && end_of_run >= 32 * MiB &&
             iova == end_of_run - 16 * MiB + 1);
 }
@@ -642,6 +676,7 @@ static void check_cuts(const Model *m, const VFIOMapRange *map)
 
         g_assert_false(map->iova < tail && tail <= map->last);
     }
+    g_assert_cmphex(map->iova / GiB, ==, map->last / GiB);
     g_assert_true(map->last == end_of_run ||
                   is_cut(map->last + 1, end_of_run) ||
                   kernel_at(m, map->last + 1));
@@ -757,6 +792,8 @@ int main(int argc, char **argv)
         g_test_add_data_func(path, &rows[i], test_row);
     }
     g_test_add_func("/vfio/map-planner/leftovers", test_leftovers);
+    g_test_add_func("/vfio/map-planner/whole-address-space",
+                    test_whole_address_space);
     g_test_add_func("/vfio/map-planner/bytes", test_bytes);
     g_test_add_func("/vfio/map-planner/random", test_random);
     return g_test_run();

@@ -1,0 +1,219 @@
+/*
+ * Prefault: fill memory by several threads before it is pinned
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Owns: its threads, a copy of the ranges, and the record of what is done.
+ * Borrows: the memory, which must stay mapped until vfio_prefault_stop().
+ *
+ * MADV_POPULATE_WRITE (Linux 5.14) faults pages in as a write would, without
+ * changing what is in them: just what the pin does, so nothing is populated
+ * that would not be, huge pages come whole, private file pages are copied, and
+ * the memory's NUMA policy holds (a page without policy comes from the node of
+ * the thread that touches it).  It is safe beside whoever uses the memory.
+ *
+ * The threads take small pieces in turn, so that all work on the same range
+ * and the first ranges are done first, and so that the memory map of the
+ * process (mmap_lock) is not kept for long.
+ */
+
+#include "qemu/osdep.h"
+#include <sched.h>
+#include "qemu/ctype.h"
+#include "qemu/lockable.h"
+#include "qemu/thread.h"
+#include "qemu/units.h"
+#include "prefault.h"
+
+#define PIECE (4 * MiB)
+#define THREADS_PER_NODE 8
+#define NODES "/sys/devices/system/node"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+struct VFIOPrefault {
+    void (*notify)(void *opaque);
+    void *opaque;
+    GArray *ranges;             /* of VFIOPrefaultRange */
+    GPtrArray *threads;         /* of GThread */
+
+    QemuMutex lock;             /* for what follows */
+    QemuCond grown;             /* @filled, that is */
+    bool stop;
+    guint next;                 /* the range to take a piece from */
+    uint64_t offset;            /* in that */
+    unsigned *busy;             /* per range: pieces taken and not done */
+    guint filled;
+    uint64_t bytes;
+};
+
+/* Takes a piece: its range, or -1 if there is nothing left to do */
+static int vfio_prefault_take(VFIOPrefault *p, uint64_t *vaddr, uint64_t *size)
+{
+    const VFIOPrefaultRange *r;
+    uint64_t end;
+    int range = p->next;
+
+    if (p->stop || p->next == p->ranges->len) {
+        return -1;
+    }
+    r = &g_array_index(p->ranges, VFIOPrefaultRange, range);
+    *vaddr = r->vaddr + p->offset;
+    end = MIN(QEMU_ALIGN_DOWN(*vaddr, MAX(PIECE, r->page_size)) +
+              MAX(PIECE, r->page_size), r->vaddr + r->size);
+    *size = end - *vaddr;
+    p->offset += *size;
+    if (p->offset == r->size) {
+        p->next++;
+        p->offset = 0;
+    }
+    p->busy[range]++;
+    return range;
+}
+
+/* True if more ranges are done than before */
+static bool vfio_prefault_done(VFIOPrefault *p, int range, uint64_t size)
+{
+    guint before = p->filled;
+
+    p->bytes += size;
+    p->busy[range]--;
+    while (p->filled < p->next && !p->busy[p->filled]) {
+        p->filled++;
+    }
+    return p->filled > before;
+}
+
+static gpointer vfio_prefault_thread(gpointer opaque)
+{
+    VFIOPrefault *p = opaque;
+    uint64_t vaddr, size;
+    bool grown;
+    int range;
+
+    qemu_mutex_lock(&p->lock);
+    while ((range = vfio_prefault_take(p, &vaddr, &size)) >= 0) {
+        qemu_mutex_unlock(&p->lock);
+        madvise((void *)(uintptr_t)vaddr, size, MADV_POPULATE_WRITE);
+        qemu_mutex_lock(&p->lock);
+
+        grown = vfio_prefault_done(p, range, size);
+        if (grown) {
+            qemu_cond_broadcast(&p->grown);
+            qemu_mutex_unlock(&p->lock);
+            p->notify(p->opaque);
+            qemu_mutex_lock(&p->lock);
+        }
+    }
+    qemu_mutex_unlock(&p->lock);
+    return NULL;
+}
+
+VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
+                                  void (*notify)(void *opaque), void *opaque)
+{
+    VFIOPrefault *p = g_new0(VFIOPrefault, 1);
+    sigset_t all, old;
+    GThread *thread;
+
+    p->notify = notify;
+    p->opaque = opaque;
+    p->ranges = g_array_sized_new(false, false, sizeof(VFIOPrefaultRange),
+                                  ranges->len);
+    g_array_append_vals(p->ranges, ranges->data, ranges->len);
+    p->busy = g_new0(unsigned, ranges->len);
+    p->threads = g_ptr_array_new();
+    qemu_mutex_init(&p->lock);
+    qemu_cond_init(&p->grown);
+
+    /* Signals are for the threads that QEMU chose for them */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    while (p->threads->len < threads &&
+           (thread = g_thread_try_new("vfio-prefault", vfio_prefault_thread, p,
+                                      NULL))) {
+        g_ptr_array_add(p->threads, thread);
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+
+    if (!p->threads->len) {     /* RLIMIT_NPROC: then the map does it all */
+        p->filled = p->next = ranges->len;
+        notify(opaque);
+    }
+    return p;
+}
+
+void vfio_prefault_stop(VFIOPrefault *p)
+{
+    guint i;
+
+    WITH_QEMU_LOCK_GUARD(&p->lock) {
+        p->stop = true;
+    }
+    for (i = 0; i < p->threads->len; i++) {
+        g_thread_join(g_ptr_array_index(p->threads, i));
+    }
+    qemu_cond_destroy(&p->grown);
+    qemu_mutex_destroy(&p->lock);
+    g_ptr_array_free(p->threads, true);
+    g_free(p->busy);
+    g_array_free(p->ranges, true);
+    g_free(p);
+}
+
+guint vfio_prefault_filled(VFIOPrefault *p)
+{
+    QEMU_LOCK_GUARD(&p->lock);
+    return p->filled;
+}
+
+bool vfio_prefault_finished(VFIOPrefault *p)
+{
+    return vfio_prefault_filled(p) == p->ranges->len;
+}
+
+void vfio_prefault_wait(VFIOPrefault *p, guint count)
+{
+    QEMU_LOCK_GUARD(&p->lock);
+    while (p->filled < count) {
+        qemu_cond_wait(&p->grown, &p->lock);
+    }
+}
+
+uint64_t vfio_prefault_bytes(VFIOPrefault *p)
+{
+    QEMU_LOCK_GUARD(&p->lock);
+    return p->bytes;
+}
+
+bool vfio_prefault_matches(VFIOPrefault *p, const GArray *ranges, guint skip)
+{
+    return p->ranges->len == skip + ranges->len &&
+           !memcmp(&g_array_index(p->ranges, VFIOPrefaultRange, skip),
+                   ranges->data, ranges->len * sizeof(VFIOPrefaultRange));
+}
+
+static unsigned vfio_prefault_nodes(void)
+{
+    g_autoptr(GDir) dir = g_dir_open(NODES, 0, NULL);
+    const char *name;
+    unsigned nodes = 0;
+
+    while (dir && (name = g_dir_read_name(dir))) {
+        nodes += g_str_has_prefix(name, "node") && qemu_isdigit(name[4]);
+    }
+    return MAX(nodes, 1);
+}
+
+unsigned vfio_prefault_threads(void)
+{
+    cpu_set_t set;
+
+    /* More CPUs than the set has room for: the nodes are the limit */
+    if (sched_getaffinity(0, sizeof(set), &set)) {
+        return THREADS_PER_NODE * vfio_prefault_nodes();
+    }
+    return MIN(CPU_COUNT(&set), THREADS_PER_NODE * vfio_prefault_nodes());
+}
