@@ -82,6 +82,11 @@ static void hmp_print_ioas(Monitor *mon, const IommufdIoas *ioas)
                    ioas->mapped_bytes / 1024, ioas->mappings,
                    ioas->complete ? "" : " (incomplete)", ioas->maps,
                    ioas->unmaps);
+    if (ioas->pending_bytes) {
+        monitor_printf(mon, "    %" PRIu64 " KiB to be mapped when a device "
+                       "can reach them, %" PRIu64 " KiB of them filled\n",
+                       ioas->pending_bytes / 1024, ioas->filled_bytes / 1024);
+    }
     for (r = ioas->ranges; r; r = r->next) {
         monitor_printf(mon, "    IOVAs [0x%" PRIx64 ", 0x%" PRIx64 "]\n",
                        r->value->start, r->value->last);
@@ -115,7 +120,9 @@ static void hmp_print_device(Monitor *mon, const IommufdDevice *dev)
     if (dev->has_hwpt) {
         monitor_printf(mon, ", HWPT %u", dev->hwpt);
     }
-    monitor_printf(mon, "%s\n", dev->mdev ? ", mdev" : "");
+    monitor_printf(mon, "%s%s\n", dev->mdev ? ", mdev" : "",
+                   dev->waiting ? ", the guest waits for it" :
+                   dev->dma ? "" : ", no DMA");
     if (dev->has_reset_method) {
         monitor_printf(mon, "    reset: %s\n", dev->reset_method);
     }

@@ -39,6 +39,8 @@
 /* Enough for what IOMMUs have: a hole for MSIs, one or two more */
 #define IOVA_RANGES_GUESS 16
 
+#define MAP_THREADS_MAX 256
+
 void iommufd_backend_get(IOMMUFDBackend *be, IOMMUFDUser *user,
                          const char *name)
 {
@@ -368,11 +370,41 @@ static void iommufd_backend_fd(Object *obj, Visitor *v, const char *name,
     iommufd_visit_fd(v, name, &be->fd_param, errp);
 }
 
+static bool iommufd_backend_get_map_background(Object *obj, Error **errp)
+{
+    return IOMMUFD_BACKEND(obj)->map_background;
+}
+
+static void iommufd_backend_set_map_background(Object *obj, bool value,
+                                               Error **errp)
+{
+    IOMMUFD_BACKEND(obj)->map_background = value;
+}
+
+static void iommufd_backend_map_threads(Object *obj, Visitor *v,
+                                        const char *name, void *opaque,
+                                        Error **errp)
+{
+    IOMMUFDBackend *be = IOMMUFD_BACKEND(obj);
+    uint32_t threads = be->map_threads;
+
+    if (!visit_type_uint32(v, name, &threads, errp)) {
+        return;
+    }
+    if (threads > MAP_THREADS_MAX) {
+        error_setg(errp, "map-threads must be 1 to %d, or 0 to let the number "
+                   "of CPUs decide", MAP_THREADS_MAX);
+        return;
+    }
+    be->map_threads = threads;
+}
+
 static void iommufd_backend_init(Object *obj)
 {
     IOMMUFDBackend *be = IOMMUFD_BACKEND(obj);
 
     be->fd = -1;
+    be->map_background = true;
     be->hw_info = ON_OFF_AUTO_AUTO;
     be->hwpt_alloc = ON_OFF_AUTO_AUTO;
     QLIST_INIT(&be->users);
@@ -403,6 +435,18 @@ static void iommufd_backend_class_init(ObjectClass *oc, void *data)
     object_class_property_set_description(oc, "fd",
         "an open " IOMMUFD_NODE ": the number of an inherited descriptor or a "
         "name given by getfd (default: open " IOMMUFD_NODE ")");
+    object_class_property_add_bool(oc, "map-background",
+                                   iommufd_backend_get_map_background,
+                                   iommufd_backend_set_map_background);
+    object_class_property_set_description(oc, "map-background",
+        "map guest RAM while the machine runs already, until a device enables "
+        "bus mastering (default: on)");
+    object_class_property_add(oc, "map-threads", "uint32",
+                              iommufd_backend_map_threads,
+                              iommufd_backend_map_threads, NULL, NULL);
+    object_class_property_set_description(oc, "map-threads",
+        "threads that fill guest RAM before it is mapped (default: 0, the "
+        "number of CPUs, at most 8 for each NUMA node)");
 }
 
 static const TypeInfo iommufd_backend_info = {

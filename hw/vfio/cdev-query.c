@@ -69,6 +69,8 @@ void vfio_cdev_fill_report(IOMMUFDReport *report, IommufdInfo *info)
     out->ioas = cdev->ioas->id;
     out->has_hwpt = cdev->hwpt;
     out->hwpt = cdev->hwpt ? cdev->hwpt->id : 0;
+    out->dma = cdev->open;
+    out->waiting = !QLIST_EMPTY(&cdev->held);
     out->mdev = cdev->mdev;
     out->reset_method = vfio_cdev_reset_method(cdev);
     out->has_reset_method = out->reset_method;

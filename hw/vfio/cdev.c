@@ -207,6 +207,9 @@ static bool vfio_cdev_attach_ioas(VFIOCdev *cdev, AddressSpace *as,
                    "see the host's kernel log");
         return false;
     }
+    if (cdev->mdev || cdev->vbasedev->type != VFIO_DEVICE_TYPE_PCI) {
+        vfio_cdev_open_gate(cdev);
+    }
     return vfio_ioas_attached(cdev->ioas, errp);
 }
 
@@ -398,6 +401,7 @@ static void vfio_cdev_free(VFIOCdev *cdev)
         vfio_ioas_put_hwpt(cdev->ioas, cdev->hwpt, cdev->devid);
     }
     if (cdev->ioas) {
+        vfio_cdev_close_gate(cdev);
         vfio_ioas_put(cdev->ioas);
     }
     if (cdev->discard_disabled) {

@@ -5,6 +5,7 @@
  *
  *   cdev.c           open, tell KVM, bind, attach, and back; system reset
  *   cdev-identify.c  which node belongs to a device, and why there is none
+ *   cdev-gate.c      PCI: no DMA before the guest enables bus mastering
  *   cdev-reset.c     PCI hot reset by devid (declared in pci.h)
  *   cdev-query.c     what query-iommufd tells of a device
  *
@@ -18,6 +19,8 @@
 #include "hw/qdev-properties.h"
 #include "hw/vfio/vfio-common.h"
 #include "ioas.h"
+
+typedef struct VFIOHeldWrite VFIOHeldWrite;
 
 /*
  * One device attached through its cdev.  Exists from a successful
@@ -37,6 +40,8 @@ typedef struct VFIOCdev {
     VFIOIOAS *ioas;
     VFIOHWPT *hwpt;             /* NULL: attached to the IOAS itself */
     bool attached;
+    bool open;                  /* it can reach memory: counts in the IOAS */
+    QLIST_HEAD(, VFIOHeldWrite) held;   /* to be made when RAM is ready */
     bool discard_disabled;      /* we count in ram_block_discard_disable */
     bool passed;                /* the descriptor came by fd= */
     char *node;
@@ -117,6 +122,25 @@ struct vfio_pci_hot_reset_info *vfio_cdev_hot_reset_info(VFIOCdev *cdev,
  * vfio_cdev_fill_report - what query-iommufd tells of a device (cdev-query.c)
  */
 void vfio_cdev_fill_report(IOMMUFDReport *report, IommufdInfo *info);
+
+/* cdev-gate.c */
+
+/**
+ * vfio_cdev_gate - a write to the config space of a PCI device is to be made
+ *
+ * Returns true if it is to be made now.  False if it was kept, because it lets
+ * the device reach memory that is not mapped yet: it is made later, through
+ * pdev->config_write, and the vCPU it came from does not run before.
+ */
+bool vfio_cdev_gate(PCIDevice *pdev, VFIODevice *vbasedev,
+                    uint32_t addr, uint32_t val, int len);
+
+/**
+ * vfio_cdev_open_gate - the device can reach memory; waits until it is mapped
+ * vfio_cdev_close_gate - it cannot, or is going away; drops writes that wait
+ */
+void vfio_cdev_open_gate(VFIOCdev *cdev);
+void vfio_cdev_close_gate(VFIOCdev *cdev);
 
 /* cdev-identify.c */
 

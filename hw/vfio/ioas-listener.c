@@ -4,14 +4,11 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Owns: the list of sections that make up the address space, with a reference
- * on each one's MemoryRegion, and the list of what is mapped for those of RAM.
- * Borrows: the IOAS.
+ * on each one's MemoryRegion.  Borrows: the IOAS.
  *
- * region_add and region_del only keep the list of sections; commit compares it
- * with what is mapped and applies the difference (map-planner.c).  A removed
- * section keeps its reference until the commit that unmapped it.  What a
- * commit could not map is simply still missing from the list of mappings, so
- * the next commit, or `cont`, tries it again.
+ * region_add and region_del only keep the list of sections; commit applies what
+ * changed (ioas-apply.c).  A removed section keeps its reference until the
+ * commit that unmapped it.
  *
  * Within a commit: removed dynamic sections stop, RAM is unmapped, RAM is
  * mapped, new dynamic sections start, removed sections are forgotten.  Nothing
@@ -24,201 +21,13 @@
  */
 
 #include "qemu/osdep.h"
-#include <sys/resource.h>
 
 #include "ioas.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/iova-tree.h"
-#include "qemu/units.h"
-#include "hw/core/cpu.h"
-#include "sysemu/cpus.h"
 #include "sysemu/tpm.h"
 #include "trace.h"
-
-/* Failure */
-
-/*
- * The VM stops with "io-error", the state that means "an external resource ran
- * out, continue when it is there again": `cont` is refused in internal-error.
- */
-static void vfio_ioas_stop_vm(void)
-{
-    if (!runstate_is_running()) {
-        return;
-    }
-    qemu_system_vmstop_request_prepare();
-    qemu_system_vmstop_request(RUN_STATE_IO_ERROR);
-    if (current_cpu) {
-        cpu_stop_current();
-    }
-}
-
-void vfio_ioas_fail(VFIOIOAS *ioas, Error *err)
-{
-    if (!ioas->listening) {
-        if (ioas->setup_error) {
-            error_free(err);
-        } else {
-            ioas->setup_error = err;
-        }
-        return;
-    }
-
-    if (ioas->incomplete) {
-        error_free(err);        /* one line until it is complete again */
-        return;
-    }
-    ioas->incomplete = true;
-    error_reportf_err(err, "vfio: %s'cont' tries again: ",
-                      runstate_is_running() ? "VM stopped, " : "");
-    vfio_ioas_stop_vm();
-}
-
-/* What is wanted */
-
-static const char *vfio_ioas_region_name(VFIOIOAS *ioas, uint64_t iova)
-{
-    guint i;
-
-    for (i = 0; i < ioas->sections->len; i++) {
-        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
-
-        if (!s->gone && s->range.iova <= iova && iova <= s->range.last) {
-            return memory_region_name(s->mr);
-        }
-    }
-    return "?";
-}
-
-static gint vfio_map_range_cmp(gconstpointer a, gconstpointer b)
-{
-    uint64_t x = ((const VFIOMapRange *)a)->iova;
-    uint64_t y = ((const VFIOMapRange *)b)->iova;
-
-    return x < y ? -1 : x > y;
-}
-
-static GArray *vfio_ioas_wanted(VFIOIOAS *ioas)
-{
-    GArray *wanted = g_array_new(false, false, sizeof(VFIOMapRange));
-    guint i;
-
-    for (i = 0; i < ioas->sections->len; i++) {
-        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
-
-        if (!s->gone && s->kind == VFIO_SECTION_RAM) {
-            g_array_append_val(wanted, s->range);
-        }
-    }
-    g_array_sort(wanted, vfio_map_range_cmp);
-    return wanted;
-}
-
-/* What the host's administrator can do about -ENOMEM, as a phrase */
-static char *vfio_ioas_explain_enomem(VFIOIOAS *ioas)
-{
-    g_autoptr(GArray) wanted = vfio_ioas_wanted(ioas);
-    struct rlimit limit;
-
-    if (getrlimit(RLIMIT_MEMLOCK, &limit) || limit.rlim_cur == RLIM_INFINITY) {
-        return g_strdup("the host is out of memory");
-    }
-    return g_strdup_printf("%" PRIu64 " KiB of locked memory are needed, the "
-                           "limit is %" PRIu64 " KiB: raise RLIMIT_MEMLOCK "
-                           "(ulimit -l, LimitMEMLOCK=)",
-                           vfio_map_bytes(wanted) / KiB,
-                           (uint64_t)limit.rlim_cur / KiB);
-}
-
-static char *vfio_ioas_explain_range(VFIOIOAS *ioas)
-{
-    GString *s = g_string_new("the IOMMU translates only");
-    uint32_t i;
-
-    for (i = 0; i < ioas->nr_ranges; i++) {
-        g_string_append_printf(s, " [0x%" PRIx64 ", 0x%" PRIx64 "]",
-                               ioas->ranges[i].start, ioas->ranges[i].last);
-    }
-    g_string_append(s, ": give the guest less memory or move it");
-    return g_string_free(s, false);
-}
-
-void vfio_ioas_map_failed(VFIOIOAS *ioas, const char *region,
-                          uint64_t iova, uint64_t last, int ret)
-{
-    g_autofree char *why = NULL;
-    Error *err = NULL;
-
-    trace_vfio_ioas_map_failed(ioas->id, region, iova, last, ret);
-    vfio_ioas_note_failed(ioas, region, iova, last, ret);
-
-    switch (ret) {
-    case -ENOMEM:
-        why = vfio_ioas_explain_enomem(ioas);
-        break;
-    case -ERANGE:
-        why = vfio_ioas_explain_range(ioas);
-        break;
-    default:
-        why = g_strdup_printf("IOMMU_IOAS_MAP: %s", strerror(-ret));
-    }
-    error_setg(&err, "cannot map guest memory [0x%" PRIx64 ", 0x%" PRIx64
-               "] ('%s') for DMA: %s", iova, last, region, why);
-    vfio_ioas_fail(ioas, err);
-}
-
-/* The difference, applied */
-
-static bool vfio_ioas_apply_unmap(VFIOIOAS *ioas, const VFIOMapRange *r)
-{
-    guint mappings = vfio_map_count(ioas->mapped, r->iova, r->last);
-    int ret = vfio_ioas_unmap(ioas, r->iova, r->last, mappings);
-
-    if (ret) {
-        /* Keep it in the list: a mapping may be live, so do not map over it */
-        error_report("vfio: IOMMU_IOAS_UNMAP of [0x%" PRIx64 ", 0x%" PRIx64
-                     "] failed: %s", r->iova, r->last, strerror(-ret));
-        return false;
-    }
-    vfio_map_remove(ioas->mapped, r->iova, r->last);
-    return true;
-}
-
-static void vfio_ioas_apply_map(VFIOIOAS *ioas, const VFIOMapRange *r)
-{
-    int ret = vfio_ioas_map(ioas, r->iova, r->last, r->vaddr, r->readonly);
-
-    if (ret) {
-        vfio_ioas_map_failed(ioas, vfio_ioas_region_name(ioas, r->iova),
-                             r->iova, r->last, ret);
-        return;
-    }
-    vfio_map_insert(ioas->mapped, r);
-}
-
-/* Returns false if something is mapped still that should not be */
-static bool vfio_ioas_apply_ram(VFIOIOAS *ioas)
-{
-    g_autoptr(GArray) wanted = vfio_ioas_wanted(ioas);
-    g_autoptr(GArray) unmaps = g_array_new(false, false, sizeof(VFIOMapRange));
-    g_autoptr(GArray) maps = g_array_new(false, false, sizeof(VFIOMapRange));
-    bool unmapped = true;
-    guint i;
-
-    vfio_map_plan(ioas->mapped, wanted, unmaps, maps);
-    for (i = 0; i < unmaps->len; i++) {
-        unmapped &= vfio_ioas_apply_unmap(ioas, &g_array_index(unmaps,
-                                                               VFIOMapRange,
-                                                               i));
-    }
-    for (i = 0; i < maps->len && !ioas->setup_error; i++) {
-        vfio_ioas_apply_map(ioas, &g_array_index(maps, VFIOMapRange, i));
-    }
-    trace_vfio_ioas_apply(ioas->id, vfio_map_bytes(unmaps),
-                          vfio_map_bytes(maps), vfio_map_bytes(ioas->mapped));
-    return unmapped;
-}
 
 static void vfio_ioas_section_free(gpointer p)
 {
@@ -461,7 +270,7 @@ static const MemoryListener vfio_ioas_listener = {
 bool vfio_ioas_listen(VFIOIOAS *ioas, Error **errp)
 {
     ioas->sections = g_ptr_array_new();
-    ioas->mapped = g_array_new(false, false, sizeof(VFIOMapRange));
+    vfio_ioas_start_ram(ioas);
     ioas->bars = g_hash_table_new_full(NULL, NULL, NULL, g_free);
     ioas->listener = vfio_ioas_listener;
     memory_listener_register(&ioas->listener, ioas->as);
@@ -482,10 +291,10 @@ void vfio_ioas_unlisten(VFIOIOAS *ioas)
         return;
     }
     ioas->dying = true;
+    vfio_ioas_stop_ram(ioas);
     qemu_del_vm_change_state_handler(ioas->vm_state);
     memory_listener_unregister(&ioas->listener);
     g_ptr_array_free(ioas->sections, true);
-    g_array_free(ioas->mapped, true);
     g_hash_table_unref(ioas->bars);
     ioas->sections = NULL;
 }

@@ -75,6 +75,7 @@ void vfio_ioas_fill_report(IOMMUFDReport *report, IommufdInfo *info)
     out->alignment = ioas->alignment;
     out->complete = !ioas->incomplete;
     out->mapped_bytes = ioas->mapped_bytes;
+    vfio_ioas_report_pending(ioas, &out->pending_bytes, &out->filled_bytes);
     out->mappings = ioas->mappings;
     out->maps = ioas->maps;
     out->unmaps = ioas->unmaps;

@@ -74,6 +74,7 @@ VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Error **errp)
     ioas->users = 1;
     QLIST_INIT(&ioas->hwpts);
     g_queue_init(&ioas->failed);
+    notifier_list_init(&ioas->ready);
     ioas->report.fill = vfio_ioas_fill_report;
     iommufd_backend_add_report(be, &ioas->report);
     QLIST_INSERT_HEAD(&vfio_ioases, ioas, next);
@@ -156,6 +157,25 @@ void vfio_ioas_put_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt, uint32_t devid)
     g_free(hwpt);
 }
 
+/* A device that joins may narrow what the IOMMU translates for all */
+static bool vfio_ioas_check_ranges(VFIOIOAS *ioas, Error **errp)
+{
+    g_autoptr(GArray) wanted = vfio_ioas_wanted(ioas);
+    guint i;
+
+    for (i = 0; i < wanted->len; i++) {
+        VFIOMapRange *r = &g_array_index(wanted, VFIOMapRange, i);
+
+        if (!vfio_ioas_reachable(ioas, r->iova, r->last)) {
+            error_propagate(errp, vfio_ioas_map_error(
+                ioas, vfio_ioas_region_name(ioas, r->iova), r->iova, r->last,
+                -ERANGE));
+            return false;
+        }
+    }
+    return true;
+}
+
 bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp)
 {
     int ret = vfio_ioas_read_ranges(ioas);
@@ -168,11 +188,14 @@ bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp)
     if (!ioas->listening) {
         return vfio_ioas_listen(ioas, errp);
     }
+    if (!vfio_ioas_check_ranges(ioas, errp)) {
+        return false;
+    }
     vfio_ioas_tell_bars(ioas);
     return true;
 }
 
-static bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last)
+bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last)
 {
     uint32_t i;
 

@@ -9,7 +9,9 @@
  * calls it; it never calls back.
  *
  *   ioas.c           the kernel's IOAS and HWPTs, IOVA ranges, life cycle
- *   ioas-listener.c  the MemoryListener: sections of RAM, difference, failure
+ *   ioas-listener.c  the MemoryListener: sections come and go
+ *   ioas-apply.c     RAM: plan and apply, now or in the background
+ *   ioas-fail.c      what cannot be mapped: words and consequences
  *   ioas-dynamic.c   sections whose content comes and goes piece by piece:
  *                    guest IOMMUs and RamDiscardManager (virtio-mem)
  *   ioas-query.c     what query-iommufd tells of it
@@ -22,7 +24,9 @@
 #include "qemu/queue.h"
 #include "sysemu/iommufd.h"
 #include "sysemu/runstate.h"
+#include "qemu/notify.h"
 #include "map-planner.h"
+#include "prefault.h"
 
 typedef struct VFIOIOAS VFIOIOAS;
 
@@ -92,6 +96,13 @@ struct VFIOIOAS {
     Error *setup_error;         /* first failure before @listening */
     GPtrArray *sections;        /* of VFIOIOASSection */
     GArray *mapped;             /* of VFIOMapRange: RAM sections, in order */
+    GArray *pending;            /* the same: missing, no device is open */
+    unsigned open;              /* devices that can reach memory now */
+    VFIOPrefault *prefault;     /* fills what is big of @pending */
+    guint taken;                /* of its ranges: mapped, so not pending */
+    uint64_t taken_bytes;
+    QEMUBH *filled;             /* there is more to take */
+    NotifierList ready;         /* vfio_ioas_ready() may say yes now */
     GHashTable *bars;           /* owner -> name of a BAR not told of yet */
     VMChangeStateEntry *vm_state;
 
@@ -145,7 +156,34 @@ void vfio_ioas_put_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt, uint32_t devid);
  */
 bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp);
 
+/**
+ * vfio_ioas_open - a device is about to reach memory
+ * vfio_ioas_close - it cannot reach memory any more
+ *
+ * A device is open while DMA or an MSI can leave it.  vfio_ioas_open() returns
+ * when all RAM that is to be mapped is, or the failure policy was applied; it
+ * waits for it with the BQL held, unless vfio_ioas_ready() said true before.
+ * To be called before vfio_ioas_attached() for a device that is open from the
+ * start; every open device closes before vfio_ioas_put().
+ */
+void vfio_ioas_open(VFIOIOAS *ioas);
+void vfio_ioas_close(VFIOIOAS *ioas);
+
+/**
+ * vfio_ioas_ready - could a device open without waiting?
+ *
+ * Maps what is quick to map.  False while threads fill RAM, and while RAM is
+ * missing and the VM stopped for that.  Whoever is in @ready of the IOAS is
+ * notified when it is worth to ask again, and asks again at `cont`.
+ */
+bool vfio_ioas_ready(VFIOIOAS *ioas);
+
 /* Among the parts of the address-space side */
+
+/**
+ * vfio_ioas_reachable - can the IOMMU translate all of [@iova, @last]?
+ */
+bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last);
 
 /**
  * vfio_ioas_map - make one mapping of [@iova, @last]
@@ -184,6 +222,35 @@ bool vfio_ioas_listen(VFIOIOAS *ioas, Error **errp);
 void vfio_ioas_unlisten(VFIOIOAS *ioas);
 
 /**
+ * vfio_ioas_start_ram - begin to keep the mappings of RAM sections
+ * vfio_ioas_stop_ram - the reverse; they stay mapped until the IOAS is freed
+ * vfio_ioas_apply_ram - make them what the sections say
+ *
+ * Returns false if something is mapped still that should not be.
+ */
+void vfio_ioas_start_ram(VFIOIOAS *ioas);
+void vfio_ioas_stop_ram(VFIOIOAS *ioas);
+bool vfio_ioas_apply_ram(VFIOIOAS *ioas);
+
+/**
+ * vfio_ioas_wanted - the sections of RAM, in order; for g_array_unref()
+ * vfio_ioas_region_name - which one is at @iova
+ */
+GArray *vfio_ioas_wanted(VFIOIOAS *ioas);
+const char *vfio_ioas_region_name(VFIOIOAS *ioas, uint64_t iova);
+
+/**
+ * vfio_ioas_report_pending - how much RAM is pending, and filled of that; bytes
+ */
+void vfio_ioas_report_pending(VFIOIOAS *ioas, uint64_t *pending,
+                              uint64_t *filled);
+
+/**
+ * vfio_ioas_exceeds_memlock - would locking so much fail for sure?
+ */
+bool vfio_ioas_exceeds_memlock(uint64_t bytes);
+
+/**
  * vfio_ioas_tell_bars - say which devices' BARs others cannot reach
  */
 void vfio_ioas_tell_bars(VFIOIOAS *ioas);
@@ -197,6 +264,12 @@ void vfio_ioas_tell_bars(VFIOIOAS *ioas);
  */
 void vfio_ioas_map_failed(VFIOIOAS *ioas, const char *region,
                           uint64_t iova, uint64_t last, int ret);
+
+/**
+ * vfio_ioas_map_error - the words for it, as an error
+ */
+Error *vfio_ioas_map_error(VFIOIOAS *ioas, const char *region,
+                           uint64_t iova, uint64_t last, int ret);
 
 /**
  * vfio_ioas_fail - the same for a failure that is not that of a map

@@ -51,6 +51,8 @@ struct IOMMUFDBackend {
 
     char *fd_param;                     /* fd= as given, NULL if none */
     int fd;                             /* -1 until the object is complete */
+    bool map_background;                /* map-background= */
+    uint32_t map_threads;               /* map-threads=, 0: by the host */
     OnOffAuto hw_info;                  /* has the kernel IOMMU_GET_HW_INFO? */
     OnOffAuto hwpt_alloc;               /* and IOMMU_HWPT_ALLOC? */
     QLIST_HEAD(, IOMMUFDUser) users;

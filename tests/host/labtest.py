@@ -207,14 +207,14 @@ class Guest:
 
     def __init__(self, variant='iommufd', devices=(), mem='512M', machine='q35',
                  smp=1, args=(), append='', log_ioctls=False, qemu=QEMU,
-                 memory=(), ports=0, memlock=None):
+                 memory=(), ports=0, memlock=None, iommufd='', up=True):
         Guest.count += 1
         self.dir = tempfile.mkdtemp(prefix=f'guest{Guest.count}-')
         self.keep = os.environ.get('QI_OUT', '/run/lab')
         self.variant, self.fds, self.objects = variant, [], 0
         self.console = f'{self.dir}/console.log'
         self.log = f'{self.dir}/ioctl.log'
-        self.memlock = memlock
+        self.memlock, self.up = memlock, up
         self.env = dict(os.environ)
         if log_ioctls:
             self.env.update(LD_PRELOAD=BUILD + '/guest/ioctl-log.so',
@@ -236,7 +236,7 @@ class Guest:
             self.cmdline += ['-device', f'pcie-root-port,id=port{i},chassis={i + 1},'
                              f'slot={i + 1},bus=pcie.0']
         if variant != 'group':
-            self.cmdline += ['-object', 'iommufd,id=iommufd0']
+            self.cmdline += ['-object', 'iommufd,id=iommufd0' + iommufd]
         for bdf, ident in devices:
             props = self.device(bdf, ident)
             self.cmdline += ['-device', ','.join(f'{k}={v}' for k, v in props.items())]
@@ -270,7 +270,8 @@ class Guest:
         self.fds = []
         try:
             wait(lambda: self.alive() and self._connects(), 60, 'monitor')
-            self.wait_up()
+            if self.up:
+                self.wait_up()
         except BaseException:
             self.__exit__(*sys.exc_info())
             raise

@@ -22,7 +22,7 @@
 #define RAM         (512 * MiB)
 #define BDF0        "0000:65:00.0"
 #define BDF1        "0000:65:00.1"
-#define OBJECT      "-object iommufd,id=iommufd0 "
+#define OBJECT      "-object iommufd,id=iommufd0,map-background=off "
 #define PC          "-machine pc -m 512 -nodefaults "
 #define Q35         "-machine q35 -m 512 -nodefaults "
 #define VFIO0       "vfio " BDF0 ": "
@@ -57,7 +57,8 @@ static char *qmp_error(QDict *rsp)
 static char *object_add(QTestState *qts, const char *id)
 {
     return qmp_error(qtest_qmp(qts, "{'execute': 'object-add', 'arguments': "
-                               "{'qom-type': 'iommufd', 'id': %s}}", id));
+                               "{'qom-type': 'iommufd', 'id': %s, "
+                               "'map-background': false}}", id));
 }
 
 static char *object_del(QTestState *qts, const char *id)
@@ -388,7 +389,8 @@ static void test_fd_inherited(void)
     FakeEnv *env = fake_env_new();
     int iommu = inherited(FAKE_IOMMU_MEMFD), cdev = inherited("fake-vfio0");
     g_autofree char *args =
-        g_strdup_printf(PC "-object iommufd,id=iommufd0,fd=%d "
+        g_strdup_printf(PC "-object iommufd,id=iommufd0,fd=%d,"
+                        "map-background=off "
                         "-device vfio-pci,id=hd0,iommufd=iommufd0,fd=%d",
                         iommu, cdev);
     g_autofree char *log = NULL;

@@ -1,0 +1,336 @@
+/*
+ * Address-space side of VFIO over iommufd: from sections to mappings of RAM
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Owns: the list of what is mapped for sections of RAM, the list of what is
+ * pending, and the prefault of it.  Borrows: the sections.
+ *
+ * Each change of the memory map is planned from what is mapped and what is
+ * wanted (map-planner.c).  What is not wanted any more is unmapped at once.
+ * What is missing is mapped at once if a device can reach memory ("open"), and
+ * else is pending.  What could not be mapped is simply still missing, so the
+ * next plan has it again.
+ *
+ * Pending.  Until a device is open nothing can tell whether RAM is mapped, so
+ * the machine starts meanwhile.  What is big is filled by threads (prefault.c)
+ * and mapped in the main loop as it is ready, one mapping at a time; the small
+ * rest, around the windows that firmware switches, waits until a device opens,
+ * so that switching them makes no ioctl.  The hazards:
+ *
+ *   the map changes      the plan is made anew; threads are stopped before the
+ *                        reference on a region that went away is dropped
+ *   a device opens       vfio_ioas_open() returns with everything mapped, or
+ *                        the VM stopped; the device side makes a guest wait for
+ *                        vfio_ioas_ready() instead of blocking the main loop
+ *   it cannot be mapped  what can be known is checked when it becomes pending
+ *                        (IOVA ranges, RLIMIT_MEMLOCK); what comes out later
+ *                        follows the failure policy (ioas-fail.c)
+ *   quit, unplug         vfio_ioas_unlisten() stops the threads, within the
+ *                        time that filling some megabytes takes
+ *   kill                 the kernel ends the threads and frees it all
+ *   migration, snapshot  RAM is written beside the threads as by any vCPU; a
+ *                        loaded device opens before it runs
+ *
+ * All of it is called with the BQL held, but for the prefault threads, which
+ * touch guest memory and schedule a bottom half, and nothing else.
+ */
+
+#include "qemu/osdep.h"
+
+#include "ioas.h"
+#include "exec/cpu-common.h"
+#include "qapi/error.h"
+#include "qemu/error-report.h"
+#include "qemu/main-loop.h"
+#include "qemu/units.h"
+#include "trace.h"
+
+/* Above what firmware switches (map-planner.c), below what takes long */
+#define BIG (32 * MiB)
+
+#define RANGE(array, i) g_array_index(array, VFIOMapRange, i)
+
+/* What is wanted */
+
+const char *vfio_ioas_region_name(VFIOIOAS *ioas, uint64_t iova)
+{
+    guint i;
+
+    for (i = 0; i < ioas->sections->len; i++) {
+        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+        if (!s->gone && s->range.iova <= iova && iova <= s->range.last) {
+            return memory_region_name(s->mr);
+        }
+    }
+    return "?";
+}
+
+static gint vfio_map_range_cmp(gconstpointer a, gconstpointer b)
+{
+    uint64_t x = ((const VFIOMapRange *)a)->iova;
+    uint64_t y = ((const VFIOMapRange *)b)->iova;
+
+    return x < y ? -1 : x > y;
+}
+
+GArray *vfio_ioas_wanted(VFIOIOAS *ioas)
+{
+    GArray *wanted = g_array_new(false, false, sizeof(VFIOMapRange));
+    guint i;
+
+    for (i = 0; i < ioas->sections->len; i++) {
+        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+        if (!s->gone && s->kind == VFIO_SECTION_RAM) {
+            g_array_append_val(wanted, s->range);
+        }
+    }
+    g_array_sort(wanted, vfio_map_range_cmp);
+    return wanted;
+}
+
+static bool vfio_ioas_apply_unmap(VFIOIOAS *ioas, const VFIOMapRange *r)
+{
+    guint mappings = vfio_map_count(ioas->mapped, r->iova, r->last);
+    int ret = vfio_ioas_unmap(ioas, r->iova, r->last, mappings);
+
+    if (ret) {
+        /* Keep it in the list: a mapping may be live, so do not map over it */
+        error_report("vfio: IOMMU_IOAS_UNMAP of [0x%" PRIx64 ", 0x%" PRIx64
+                     "] failed: %s", r->iova, r->last, strerror(-ret));
+        return false;
+    }
+    vfio_map_remove(ioas->mapped, r->iova, r->last);
+    return true;
+}
+
+static void vfio_ioas_apply_map(VFIOIOAS *ioas, const VFIOMapRange *r)
+{
+    int ret = vfio_ioas_map(ioas, r->iova, r->last, r->vaddr, r->readonly);
+
+    if (ret) {
+        vfio_ioas_map_failed(ioas, vfio_ioas_region_name(ioas, r->iova),
+                             r->iova, r->last, ret);
+        return;
+    }
+    vfio_map_insert(ioas->mapped, r);
+}
+
+/* Pending */
+
+static uint64_t vfio_range_bytes(const VFIOMapRange *r)
+{
+    return r->last - r->iova + 1;
+}
+
+/* Is it filled by the threads before it is mapped? */
+static bool vfio_ioas_is_big(const VFIOMapRange *r)
+{
+    return !r->readonly && r->last - r->iova >= BIG - 1;
+}
+
+static void vfio_ioas_stop_prefault(VFIOIOAS *ioas)
+{
+    if (ioas->prefault) {
+        vfio_prefault_stop(ioas->prefault);
+        ioas->prefault = NULL;
+    }
+    ioas->taken = 0;
+    ioas->taken_bytes = 0;
+}
+
+/* Called in a thread */
+static void vfio_ioas_filled_more(void *opaque)
+{
+    VFIOIOAS *ioas = opaque;
+
+    qemu_bh_schedule(ioas->filled);
+}
+
+/* Let the threads fill what is big of @pending: go on, or begin */
+static void vfio_ioas_prefault(VFIOIOAS *ioas)
+{
+    g_autoptr(GArray) big = g_array_new(false, true, sizeof(VFIOPrefaultRange));
+    guint i;
+
+    for (i = 0; i < ioas->pending->len; i++) {
+        const VFIOMapRange *r = &RANGE(ioas->pending, i);
+
+        if (vfio_ioas_is_big(r)) {
+            ram_addr_t offset;
+            RAMBlock *rb = qemu_ram_block_from_host(
+                (void *)(uintptr_t)r->vaddr, false, &offset);
+            VFIOPrefaultRange fill = {
+                .vaddr = r->vaddr,
+                .size = vfio_range_bytes(r),
+                .page_size = rb ? qemu_ram_pagesize(rb) : 1,
+            };
+
+            g_array_append_val(big, fill);
+        }
+    }
+
+    if (ioas->prefault &&
+        vfio_prefault_matches(ioas->prefault, big, ioas->taken)) {
+        return;
+    }
+    vfio_ioas_stop_prefault(ioas);
+    if (big->len) {
+        unsigned threads = ioas->be->map_threads ?:
+                           vfio_prefault_threads();
+
+        trace_vfio_ioas_prefault(ioas->id, big->len, threads);
+        ioas->prefault = vfio_prefault_start(big, threads,
+                                             vfio_ioas_filled_more, ioas);
+    }
+}
+
+/* Map the first range of @pending that the threads were given */
+static void vfio_ioas_take(VFIOIOAS *ioas)
+{
+    VFIOMapRange r;
+    guint i;
+
+    for (i = 0; i < ioas->pending->len; i++) {
+        r = RANGE(ioas->pending, i);
+        if (vfio_ioas_is_big(&r)) {
+            g_array_remove_index(ioas->pending, i);
+            ioas->taken++;
+            ioas->taken_bytes += vfio_range_bytes(&r);
+            vfio_ioas_apply_map(ioas, &r);
+            trace_vfio_ioas_pending(ioas->id, vfio_map_bytes(ioas->pending));
+            return;
+        }
+    }
+}
+
+/* Bottom half: one mapping at a time, so that the monitor has its turn */
+static void vfio_ioas_take_filled(void *opaque)
+{
+    VFIOIOAS *ioas = opaque;
+
+    if (ioas->prefault &&
+        ioas->taken < vfio_prefault_filled(ioas->prefault)) {
+        vfio_ioas_take(ioas);
+        qemu_bh_schedule(ioas->filled);
+        return;
+    }
+    if (ioas->prefault && vfio_prefault_finished(ioas->prefault)) {
+        vfio_ioas_stop_prefault(ioas);
+    }
+    if (!ioas->prefault) {
+        notifier_list_notify(&ioas->ready, ioas);
+    }
+}
+
+/* Map all that is pending, and wait for the threads where they are at it */
+static void vfio_ioas_map_pending(VFIOIOAS *ioas)
+{
+    g_autoptr(GArray) pending = ioas->pending;
+    guint i;
+
+    vfio_ioas_prefault(ioas);
+    ioas->pending = g_array_new(false, false, sizeof(VFIOMapRange));
+    for (i = 0; i < pending->len && !ioas->setup_error; i++) {
+        if (vfio_ioas_is_big(&RANGE(pending, i))) {
+            vfio_prefault_wait(ioas->prefault, ++ioas->taken);
+        }
+        vfio_ioas_apply_map(ioas, &RANGE(pending, i));
+    }
+    vfio_ioas_stop_prefault(ioas);
+}
+
+/* What is pending and will fail for sure fails now */
+static void vfio_ioas_foresee(VFIOIOAS *ioas)
+{
+    g_autoptr(GArray) wanted = vfio_ioas_wanted(ioas);
+    guint i;
+
+    for (i = 0; i < ioas->pending->len; i++) {
+        const VFIOMapRange *r = &RANGE(ioas->pending, i);
+        int ret = !vfio_ioas_reachable(ioas, r->iova, r->last) ? -ERANGE :
+                  vfio_ioas_exceeds_memlock(vfio_map_bytes(wanted)) ? -ENOMEM :
+                  0;
+
+        if (ret) {
+            vfio_ioas_map_failed(ioas, vfio_ioas_region_name(ioas, r->iova),
+                                 r->iova, r->last, ret);
+            return;
+        }
+    }
+}
+
+bool vfio_ioas_ready(VFIOIOAS *ioas)
+{
+    if (ioas->incomplete || ioas->prefault) {
+        return false;
+    }
+    vfio_ioas_map_pending(ioas);
+    return !ioas->incomplete;
+}
+
+void vfio_ioas_open(VFIOIOAS *ioas)
+{
+    ioas->open++;
+    if (ioas->pending) {
+        vfio_ioas_map_pending(ioas);
+    }
+}
+
+void vfio_ioas_close(VFIOIOAS *ioas)
+{
+    ioas->open--;
+}
+
+bool vfio_ioas_apply_ram(VFIOIOAS *ioas)
+{
+    g_autoptr(GArray) wanted = vfio_ioas_wanted(ioas);
+    g_autoptr(GArray) unmaps = g_array_new(false, false, sizeof(VFIOMapRange));
+    bool unmapped = true;
+    guint i;
+
+    vfio_map_plan(ioas->mapped, wanted, unmaps, ioas->pending);
+    trace_vfio_ioas_apply(ioas->id, vfio_map_bytes(unmaps),
+                          vfio_map_bytes(ioas->pending), ioas->open);
+    for (i = 0; i < unmaps->len; i++) {
+        unmapped &= vfio_ioas_apply_unmap(ioas, &RANGE(unmaps, i));
+    }
+    vfio_ioas_foresee(ioas);
+    if (ioas->setup_error) {
+        return unmapped;
+    }
+    if (ioas->open || !ioas->be->map_background) {
+        vfio_ioas_map_pending(ioas);
+    } else {
+        vfio_ioas_prefault(ioas);
+    }
+    /* Whoever waits for what is not pending any more */
+    qemu_bh_schedule(ioas->filled);
+    return unmapped;
+}
+
+void vfio_ioas_report_pending(VFIOIOAS *ioas, uint64_t *pending,
+                              uint64_t *filled)
+{
+    *pending = ioas->pending ? vfio_map_bytes(ioas->pending) : 0;
+    *filled = ioas->prefault ?
+              vfio_prefault_bytes(ioas->prefault) - ioas->taken_bytes : 0;
+}
+
+void vfio_ioas_start_ram(VFIOIOAS *ioas)
+{
+    ioas->mapped = g_array_new(false, false, sizeof(VFIOMapRange));
+    ioas->pending = g_array_new(false, false, sizeof(VFIOMapRange));
+    ioas->filled = qemu_bh_new(vfio_ioas_take_filled, ioas);
+}
+
+void vfio_ioas_stop_ram(VFIOIOAS *ioas)
+{
+    vfio_ioas_stop_prefault(ioas);
+    qemu_bh_delete(ioas->filled);
+    g_array_free(ioas->pending, true);
+    g_array_free(ioas->mapped, true);
+    ioas->pending = NULL;
+}
