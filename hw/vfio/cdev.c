@@ -344,10 +344,10 @@ static int vfio_cdev_use_passed(VFIOCdev *cdev, Error **errp)
     if (!fstat(fd, &st) && st.st_rdev == cdev->rdev) {
         return fd;
     }
-    sysfsdev = vfio_cdev_sysfsdev(fd);
+    sysfsdev = vfio_cdev_sysfsdev(fd) ?: iommufd_fd_name(fd);
     error_setg(errp, "fd '%s' is %s, but host= or sysfsdev= says %s: give only "
                "one of them, or the right one", cdev->vbasedev->fd_param,
-               sysfsdev ?: "no VFIO device", cdev->vbasedev->sysfsdev);
+               sysfsdev, cdev->vbasedev->sysfsdev);
     return -1;
 }
 

@@ -175,6 +175,7 @@ char *fake_env_said(FakeEnv *env)
     char *text = NULL;
 
     g_assert_true(g_file_get_contents(env->messages, &text, NULL, NULL));
+    g_test_message("said: %s", text);
     return text;
 }
 
@@ -191,6 +192,7 @@ char *fake_env_start_fails(FakeEnv *env, const char *args)
     g_spawn_sync(NULL, (char **)argv, NULL, G_SPAWN_LEAVE_DESCRIPTORS_OPEN,
                  NULL, NULL, NULL, &error, &status, NULL);
     set_environment(env, false);
+    g_test_message("said: %s", error);
     g_assert_true(WIFEXITED(status));
     g_assert_cmpint(WEXITSTATUS(status), ==, 1);
     return error;

@@ -9,9 +9,9 @@
  * The names are those that libc's headers redirect to in a program built with
  * 64-bit file offsets, with and without _FORTIFY_SOURCE.
  *
- * FAKE_SYSFS names a directory to look into in place of /sys, for PCI devices
- * and for what the numbers of a character device stand for.
- * A limit of pinned memory shows as RLIMIT_MEMLOCK, too.
+ * FAKE_SYSFS names a directory to look into in place of /sys, for devices and
+ * for what the numbers of a character device stand for.
+ * The limit of pinned memory shows as RLIMIT_MEMLOCK, too.
  */
 
 #include "qemu/osdep.h"
@@ -84,7 +84,7 @@ static const char *redirect(const char *path, char *room)
 {
     const char *root = getenv("FAKE_SYSFS");
 
-    if (!root || (!g_str_has_prefix(path, "/sys/bus/pci/devices/") &&
+    if (!root || (!g_str_has_prefix(path, "/sys/bus/") &&
                   !g_str_has_prefix(path, "/sys/dev/char/"))) {
         return path;
     }
@@ -301,8 +301,9 @@ void *fake_mmap64(void *addr, size_t size, int prot, int flags, int fd,
 
 int fake_getrlimit64(int resource, struct rlimit *limit)
 {
-    if (resource == RLIMIT_MEMLOCK && fake_control.memlock) {
-        limit->rlim_cur = limit->rlim_max = fake_control.memlock;
+    if (resource == RLIMIT_MEMLOCK) {
+        limit->rlim_cur = limit->rlim_max = fake_control.memlock ?:
+                                            RLIM_INFINITY;
         return 0;
     }
     return syscall(SYS_prlimit64, 0, resource, NULL, limit);

@@ -13,6 +13,7 @@
 #include "qemu/osdep.h"
 #include <sys/mman.h>
 #include "qemu/units.h"
+#include "qapi/error.h"
 #include "qapi/qmp/qdict.h"
 #include "qapi/qmp/qjson.h"
 #include "qapi/qmp/qlist.h"
@@ -49,6 +50,7 @@ static char *qmp_error(QDict *rsp)
 
     if (qdict_haskey(rsp, "error")) {
         desc = g_strdup(qdict_get_str(qdict_get_qdict(rsp, "error"), "desc"));
+        g_test_message("error: %s", desc);
     }
     qobject_unref(rsp);
     return desc;
@@ -528,6 +530,24 @@ static const DeviceError device_errors[] = {
     { "needs-token", "fail VFIO_DEVICE_BIND_IOMMUFD 1 13", BDF0, NULL,
       VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Permission denied: its PF driver "
       "wants a VF token: give the right one as vf-token=" },
+    { "going-away", "fail VFIO_DEVICE_BIND_IOMMUFD 1 19", BDF0, NULL,
+      VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: No such device: the device is "
+      "going away, or has no IOMMU" },
+    { "bind-fails", "fail VFIO_DEVICE_BIND_IOMMUFD 1 5", BDF0, NULL,
+      VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Input/output error: see the "
+      "host's kernel log" },
+    { "info-fails", "fail VFIO_DEVICE_GET_INFO 1 5", BDF0, NULL,
+      VFIO0 "VFIO_DEVICE_GET_INFO failed: Input/output error" },
+    { "attach-memlock", "fail VFIO_DEVICE_ATTACH_IOMMUFD_PT 1 12\n"
+      "fail VFIO_DEVICE_ATTACH_IOMMUFD_PT 2 12", BDF0, NULL,
+      VFIO0 "VFIO_DEVICE_ATTACH_IOMMUFD_PT failed: Cannot allocate memory: "
+      "raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=) or free memory" },
+    { "no-ranges", "fail IOMMU_IOAS_IOVA_RANGES 1 12", BDF0, NULL,
+      VFIO0 "IOMMU_IOAS_IOVA_RANGES of IOAS 2 failed: Cannot allocate "
+      "memory" },
+    { "out-of-memory", "fail IOMMU_IOAS_MAP 1 12", BDF0, NULL,
+      VFIO0 "cannot map guest memory [0x0, 0x9ffff] ('pc.ram') for DMA: the "
+      "host is out of memory" },
     { "attach-refused", "fail VFIO_DEVICE_ATTACH_IOMMUFD_PT 1 22\n"
       "fail VFIO_DEVICE_ATTACH_IOMMUFD_PT 2 22", BDF0, NULL,
       VFIO0 "VFIO_DEVICE_ATTACH_IOMMUFD_PT failed: Invalid argument: the IOMMU "
@@ -636,6 +656,26 @@ static void test_vf_token(void)
     quit(env, qts);
 }
 
+/* Neither a number nor a name */
+static void test_fd_json_list(void)
+{
+    FakeEnv *env = fake_env_new();
+    g_autofree char *error =
+        fake_env_start_fails(env, PC OBJECT "-device '{\"driver\":\"vfio-pci\","
+                             "\"iommufd\":\"iommufd0\",\"fd\":[3]}'");
+    QTestState *qts;
+
+    g_assert_nonnull(strstr(error, ": Invalid parameter type for 'fd', "
+                            "expected: string or number\n"));
+    qts = fake_env_start(env, PC);
+    assert_error(qmp_error(qtest_qmp(qts, "{'execute': 'object-add', "
+                                     "'arguments': {'qom-type': 'iommufd', "
+                                     "'id': 'iommufd0', 'fd': [3]}}")),
+                 "Invalid parameter type for 'fd', expected: string or number");
+    assert_no_error(object_add(qts, "iommufd0"));
+    quit(env, qts);
+}
+
 /* People write numbers as numbers */
 static void test_fd_json_number(void)
 {
@@ -677,6 +717,43 @@ static void test_device_object_error(void)
     assert_no_error(device_add(qts, "hd0", BDF0));
     assert_error(device_add(qts, "hd1", BDF0),
                  VFIO0 "device is already attached");
+    quit(env, qts);
+}
+
+typedef struct OptionError {
+    const char *name, *args, *message;
+} OptionError;
+
+static const OptionError option_errors[] = {
+    { "no-device", "'iommufd':'iommufd0'", "No provided host device" },
+    { "token-without-object", "'host':'" BDF0 "','vf-token':'" TOKEN "'",
+      "vf-token= needs iommufd=: name the iommufd object that the device shall "
+      "use" },
+    { "fd-without-object", "'fd':'0'", "fd= needs iommufd=: name the iommufd "
+      "object that the device shall use" },
+    { "fd-contradicts", "'iommufd':'iommufd0','fd':'passed','host':'" BDF1 "'",
+      "fd 'passed' is @/bus/pci/devices/" BDF0 ", but host= or sysfsdev= says "
+      "/sys/bus/pci/devices/" BDF1 ": give only one of them, or the right "
+      "one" },
+};
+
+/* Options that make no sense, alone or together; @ is the fake sysfs */
+static void test_option_error(const void *data)
+{
+    const OptionError *row = data;
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, PC OBJECT);
+    g_autofree char *json = g_strdup_printf("{'driver':'vfio-pci','id':'hd0',"
+                                            "%s}", row->args);
+    g_auto(GStrv) parts = g_strsplit(row->message, "@", 2);
+    g_autofree char *expected = g_strjoinv(env->dir, parts);
+    g_autofree char *error = NULL;
+
+    getfd(qts, "passed", inherited("fake-vfio0"));
+    error = qmp_error(qtest_qmp(qts, "{'execute': 'device_add', 'arguments': "
+                                "%p}", qobject_from_json(json, &error_abort)));
+    g_assert_true(g_str_has_suffix(error, expected));
+    assert_no_error(device_add(qts, "hd0", BDF0));
     quit(env, qts);
 }
 
@@ -1007,6 +1084,33 @@ static void test_windows(const void *data)
     quit(env, qts);
 }
 
+/* What the kernel does not unmap it does not map anew: both are for `cont` */
+static void test_unmap_fails(void)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start_heard(env, Q35 OBJECT "-device " HOST);
+    g_autofree char *log = NULL;
+
+    write_config(qts, 0x91, 0x33);
+    fake_env_control(env, "fail IOMMU_IOAS_UNMAP 1 5");
+    write_config(qts, 0x91, 0x11);
+    qtest_qmp_eventwait(qts, "STOP");
+    assert_said(env, "vfio: IOMMU_IOAS_UNMAP of [0xc0000, 0xc7fff] failed: "
+                "Input/output error\n"
+                "vfio: VM stopped, 'cont' tries again: cannot map guest memory "
+                "[0xc0000, 0xc7fff] ('pc.ram') for DMA: IOMMU_IOAS_MAP: File "
+                "exists\n");
+
+    g_free(fake_env_take_log(env));
+    qmp_ok(qts, qtest_qmp(qts, "{'execute': 'cont'}"));
+    qtest_qmp_eventwait(qts, "RESUME");
+    log = fake_env_take_log(env);
+    g_assert_cmpuint(fake_env_maps(log).unmapped, ==, 0x8000);
+    g_assert_cmpuint(fake_env_maps(log).mapped_ro, ==, 0x8000);
+    g_assert_cmpuint(fake_env_maps(log).failed, ==, 0);
+    quit(env, qts);
+}
+
 /* Memory that cannot be mapped while the VM runs */
 
 #define LATE \
@@ -1163,6 +1267,7 @@ int main(int argc, char **argv)
     ADD_TABLE("attach", attaches, test_attach);
     qtest_add_func("vfio-iommufd/attach/sysfsdev", test_sysfsdev);
     ADD_TABLE("device-error", device_errors, test_device_error);
+    ADD_TABLE("option-error", option_errors, test_option_error);
     qtest_add_func("vfio-iommufd/device-error/held", test_device_held);
     qtest_add_func("vfio-iommufd/device-error/object",
                    test_device_object_error);
@@ -1176,10 +1281,12 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd/address-spaces", test_address_spaces);
     qtest_add_func("vfio-iommufd/fd/inherited", test_fd_inherited);
     qtest_add_func("vfio-iommufd/fd/json-number", test_fd_json_number);
+    qtest_add_func("vfio-iommufd/fd/json-list", test_fd_json_list);
     qtest_add_func("vfio-iommufd/vf-token", test_vf_token);
     qtest_add_func("vfio-iommufd/fd/by-name", test_fd_by_name);
     qtest_add_func("vfio-iommufd/fd/errors", test_fd_errors);
     ADD_TABLE("windows", chipsets, test_windows);
+    qtest_add_func("vfio-iommufd/unmap-fails", test_unmap_fails);
     qtest_add_func("vfio-iommufd/late-failure", test_late_failure);
     ADD_TABLE("fail-nth", fail_nths, test_fail_nth);
     return g_test_run();

@@ -1,0 +1,304 @@
+/*
+ * QTest testcase for memory that a VFIO device over iommufd reaches piece by
+ * piece: behind a guest IOMMU, or plugged by virtio-mem
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * What a guest does to its IOMMU and to a virtio-mem device is done from here,
+ * through guest memory and registers; what QEMU asks of the kernel is read from
+ * the log of the fake one (fake-iommufd.h).
+ */
+
+#include "qemu/osdep.h"
+#include "qemu/units.h"
+#include "libqos/malloc-pc.h"
+#include "libqos/pci-pc.h"
+#include "libqos/virtio-pci.h"
+#include "standard-headers/linux/virtio_mem.h"
+#include "standard-headers/linux/virtio_ring.h"
+#include "fake-iommufd-env.h"
+
+#define BDF         "0000:65:00.0"
+#define DEVICE      "-object iommufd,id=iommufd0 " \
+                    "-device vfio-pci,host=" BDF ",iommufd=iommufd0,addr=5 "
+#define Q35         "-machine q35 -nodefaults "
+#define REGION      "'vtd-05.0-dmar'"
+#define STOPPED     "vfio: VM stopped, 'cont' tries again: "
+
+static FakeEnv *env;
+static QTestState *qts;
+static QGuestAllocator alloc;
+
+static void start(const char *control, const char *args)
+{
+    env = fake_env_new();
+    fake_env_control(env, control);
+    qts = fake_env_start_heard(env, args);
+    pc_alloc_init(&alloc, qts, ALLOC_NO_FLAGS);
+    g_free(fake_env_take_log(env));
+}
+
+static void end(void)
+{
+    alloc_destroy(&alloc);
+    qtest_quit(qts);
+    fake_env_free(env);
+}
+
+static void expect_log(const char *what)
+{
+    g_autofree char *log = fake_env_take_log(env);
+
+    g_test_message("log: %s", log);
+    g_assert_nonnull(strstr(log, what));
+}
+
+static void expect_said(const char *what)
+{
+    g_autofree char *said = fake_env_said(env);
+
+    g_assert_nonnull(strstr(said, what));
+}
+
+static void cont(void)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
+    qtest_qmp_eventwait(qts, "RESUME");
+}
+
+/* Intel's IOMMU: one page of IOVA for the device in slot 5 */
+
+#define VTD(reg)    (0xfed90000 + (reg))
+#define IOVA        0x5000
+
+typedef struct Vtd {
+    uint64_t pte;               /* the guest's entry for IOVA */
+} Vtd;
+
+static Vtd vtd_tables(void)
+{
+    uint64_t table[5];
+    int i;
+
+    for (i = 0; i < 5; i++) {
+        table[i] = guest_alloc(&alloc, 4096);
+        qtest_memset(qts, table[i], 0, 4096);
+    }
+    /* root, context (39 bits, domain 1), three levels */
+    qtest_writeq(qts, table[0], table[1] | 1);
+    qtest_writeq(qts, table[1] + (5 << 3) * 16, table[2] | 1);
+    qtest_writeq(qts, table[1] + (5 << 3) * 16 + 8, 1 << 8 | 1);
+    qtest_writeq(qts, table[2], table[3] | 3);
+    qtest_writeq(qts, table[3], table[4] | 3);
+    qtest_writeq(qts, VTD(0x20), table[0]);
+    qtest_writel(qts, VTD(0x18), 1u << 30);
+    return (Vtd) { .pte = table[4] + (IOVA >> 12) * 8 };
+}
+
+static void vtd_enable(void)
+{
+    qtest_writel(qts, VTD(0x18), 1u << 31);
+}
+
+static void vtd_set(Vtd *vtd, uint64_t entry)
+{
+    qtest_writeq(qts, vtd->pte, entry);
+    qtest_writeq(qts, VTD(0xf8), 1ull << 63 | 1ull << 60);
+}
+
+static void test_giommu(void)
+{
+    Vtd vtd;
+
+    start("", Q35 "-m 256 -device intel-iommu,caching-mode=on " DEVICE);
+    vtd = vtd_tables();
+    qtest_writeq(qts, vtd.pte, 0x200000 | 3);
+    vtd_enable();
+    expect_log("iova=0x5000 length=0x1000");
+
+    /* Mapped elsewhere: the guest's last word counts */
+    vtd_set(&vtd, 0x201000 | 3);
+    expect_log("IOMMU_IOAS_UNMAP ioas=2 iova=0x5000 length=0x1000 = 0\n");
+
+    fake_env_control(env, "fail IOMMU_IOAS_UNMAP 1 5");
+    vtd_set(&vtd, 0);
+    expect_said("vfio: unmapping [0x5000, 0x5fff] (" REGION ") failed: "
+                "Input/output error\n");
+    vtd_set(&vtd, 0);
+
+    fake_env_control(env, "fail IOMMU_IOAS_MAP 1 14");
+    vtd_set(&vtd, 0x202000 | 3);
+    qtest_qmp_eventwait(qts, "STOP");
+    expect_said(STOPPED "cannot map guest memory [0x5000, 0x5fff] (" REGION
+                ") for DMA: IOMMU_IOAS_MAP: Bad address\n");
+    g_free(fake_env_take_log(env));
+    cont();
+    expect_log("iova=0x5000 length=0x1000");
+    end();
+}
+
+/* One that does not tell what it maps */
+static void test_giommu_silent(void)
+{
+    g_autofree char *error = NULL;
+
+    env = fake_env_new();
+    error = fake_env_start_fails(env, Q35 "-m 256 -device amd-iommu " DEVICE);
+    g_assert_nonnull(strstr(error, ": vfio " BDF ": cannot follow the guest "
+                            "IOMMU 'amd_iommu': device 00.05.0 requires iommu "
+                            "notifier which is not currently supported\n"));
+    expect_log("gone /dev/vfio/devices/vfio0 mapped=0\n");
+    fake_env_free(env);
+}
+
+/* virtio-mem: the guest plugs and unplugs blocks */
+
+#define MEM0        0x100000000ull
+#define BLOCK       (2 * MiB)
+#define VIRTIO_MEM  "-m 256,maxmem=1G,slots=1 " \
+                    "-object memory-backend-ram,id=mem0,size=64M " \
+                    "-device virtio-mem-pci,memdev=mem0,requested-size=4M," \
+                    "block-size=2M,addr=6 "
+
+typedef struct Mem {
+    QPCIBus *bus;
+    QVirtioPCIDevice *dev;
+    QVirtQueue *vq;
+} Mem;
+
+static Mem mem_start(void)
+{
+    QPCIAddress address = { .devfn = QPCI_DEVFN(6, 0) };
+    Mem mem = { .bus = qpci_new_pc(qts, NULL) };
+    uint64_t features;
+
+    mem.dev = virtio_pci_new(mem.bus, &address);
+    g_assert_nonnull(mem.dev);
+    qvirtio_pci_device_enable(mem.dev);
+    qvirtio_start_device(&mem.dev->vdev);
+    features = qvirtio_get_features(&mem.dev->vdev);
+    qvirtio_set_features(&mem.dev->vdev, features &
+                         ~(QVIRTIO_F_BAD_FEATURE |
+                           (1u << VIRTIO_RING_F_INDIRECT_DESC) |
+                           (1u << VIRTIO_RING_F_EVENT_IDX)));
+    mem.vq = qvirtqueue_setup(&mem.dev->vdev, &alloc, 0);
+    qvirtio_set_driver_ok(&mem.dev->vdev);
+    g_free(fake_env_take_log(env));
+    return mem;
+}
+
+static void mem_free(Mem *mem)
+{
+    qvirtqueue_cleanup(mem->dev->vdev.bus, mem->vq, &alloc);
+    qvirtio_pci_device_disable(mem->dev);
+    qvirtio_pci_destructor(&mem->dev->obj);
+    g_free(mem->dev);
+    qpci_free_pc(mem->bus);
+}
+
+/* What the device answers */
+static unsigned mem_ask(Mem *mem, uint16_t type, uint64_t addr)
+{
+    uint64_t at = guest_alloc(&alloc, 64);
+    uint32_t head;
+
+    qtest_memset(qts, at, 0, 64);
+    qtest_writew(qts, at, type);
+    qtest_writeq(qts, at + 8, addr);
+    qtest_writew(qts, at + 16, 1);
+    head = qvirtqueue_add(qts, mem->vq, at, sizeof(struct virtio_mem_req),
+                          false, true);
+    qvirtqueue_add(qts, mem->vq, at + 32, sizeof(struct virtio_mem_resp), true,
+                   false);
+    qvirtqueue_kick(qts, &mem->dev->vdev, mem->vq, head);
+    qvirtio_wait_used_elem(qts, &mem->dev->vdev, mem->vq, head, NULL,
+                           10 * G_USEC_PER_SEC);
+    return qtest_readw(qts, at + 32);
+}
+
+static void test_virtio_mem(void)
+{
+    Mem mem;
+
+    start("", Q35 VIRTIO_MEM DEVICE);
+    mem = mem_start();
+
+    /* A block that cannot be mapped is not plugged */
+    fake_env_control(env, "fail IOMMU_IOAS_MAP 1 12");
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0), !=,
+                    VIRTIO_MEM_RESP_ACK);
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0), ==,
+                    VIRTIO_MEM_RESP_ACK);
+    expect_log("iova=0x100000000 length=0x200000");
+
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_UNPLUG, MEM0), ==,
+                    VIRTIO_MEM_RESP_ACK);
+    expect_log("IOMMU_IOAS_UNMAP ioas=2 iova=0x100000000 length=0x200000 = 0");
+
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0 + BLOCK), ==,
+                    VIRTIO_MEM_RESP_ACK);
+    fake_env_control(env, "fail IOMMU_IOAS_UNMAP 1 5");
+    mem_ask(&mem, VIRTIO_MEM_REQ_UNPLUG, MEM0 + BLOCK);
+    expect_said("vfio: unmapping [0x100200000, 0x1003fffff] ('mem0') failed: "
+                "Input/output error\n");
+    mem_free(&mem);
+    end();
+}
+
+/* Both: what is plugged may be mapped, and that is said; else it is not */
+static void test_giommu_virtio_mem(void)
+{
+    Mem mem;
+    Vtd vtd;
+
+    start("", Q35 VIRTIO_MEM "-device intel-iommu,caching-mode=on " DEVICE);
+    mem = mem_start();
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0), ==,
+                    VIRTIO_MEM_RESP_ACK);
+    vtd = vtd_tables();
+    vtd_enable();
+    g_free(fake_env_take_log(env));
+
+    vtd_set(&vtd, MEM0 | 3);
+    expect_log("iova=0x5000 length=0x1000");
+    expect_said("warning: vfio: with a guest IOMMU the guest can pin more "
+                "memory of a virtio-mem device than is plugged; "
+                "RLIMIT_MEMLOCK bounds it\n");
+    vtd_set(&vtd, (MEM0 + BLOCK) | 3);
+    expect_said("iommu map to discarded memory");
+    mem_free(&mem);
+    end();
+}
+
+/* A BAR of 2 KiB that is memory lies in the middle of a page */
+static void test_misaligned(void)
+{
+    const uint32_t config = 0x80000000 | 7 << 11;
+
+    start("", Q35 "-m 256 -object memory-backend-ram,id=mem0,size=2048,"
+          "share=on -device ivshmem-plain,memdev=mem0,addr=7 " DEVICE);
+    qtest_outl(qts, 0xcf8, config | 0x18);
+    qtest_outl(qts, 0xcfc, 0xe0200800);
+    qtest_outl(qts, 0xcf8, config | 0x1c);
+    qtest_outl(qts, 0xcfc, 0);
+    qtest_outl(qts, 0xcf8, config | 0x04);
+    qtest_outl(qts, 0xcfc, 0x2);
+    qtest_writel(qts, 0xe0200800, 0x12345678);
+    g_assert_cmphex(qtest_readl(qts, 0xe0200800), ==, 0x12345678);
+    expect_said("warning: vfio: 'mem0' at 0xe0200800 is not aligned to host "
+                "pages: assigned devices cannot reach it\n");
+    end();
+}
+
+int main(int argc, char **argv)
+{
+    g_test_init(&argc, &argv, NULL);
+
+    qtest_add_func("vfio-iommufd-memory/giommu", test_giommu);
+    qtest_add_func("vfio-iommufd-memory/giommu-silent", test_giommu_silent);
+    qtest_add_func("vfio-iommufd-memory/virtio-mem", test_virtio_mem);
+    qtest_add_func("vfio-iommufd-memory/giommu-virtio-mem",
+                   test_giommu_virtio_mem);
+    qtest_add_func("vfio-iommufd-memory/misaligned", test_misaligned);
+    return g_test_run();
+}
