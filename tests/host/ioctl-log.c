@@ -1,13 +1,15 @@
 /*
- * Count and time every ioctl on /dev/iommu and VFIO descriptors (LD_PRELOAD).
+ * Count and time every ioctl on /dev/iommu and VFIO descriptors (LD_PRELOAD),
+ * and those that tell KVM of the latter.
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The log is a file, $IOCTL_LOG, mapped shared: it can be read at any moment
  * and outlives a SIGKILL. No signal is used, since QEMU owns SIGUSR1. Both
  * interfaces use ioctl type ';', and no other does, so descriptors need no
- * tracking; VFIO numbers start at 100, iommufd's at 0x80. A call is passed on
- * untouched, with errno kept.
+ * tracking; VFIO numbers start at 100, iommufd's at 0x80. KVM's, of type 0xae,
+ * are 0xe0 and 0xe1. A call is passed on untouched, with errno kept, unless the
+ * reader of the log wants it to fail.
  *
  * labtest.py (IoctlLog) reads the layout below; all fields are native u64.
  */
@@ -15,8 +17,10 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/kvm.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -31,10 +35,11 @@ struct total {
 };
 
 struct call {
-    uint64_t nr, err, iova, bytes, id, start_ns, ns;
+    uint64_t nr, err, iova, bytes, id, start_ns, ns, fd;
 };
 
 struct log {
+    uint64_t fail_nr, fail_iova, fail_errno;        /* set by the reader */
     uint64_t calls;                 /* may exceed CALLS: the rest is lost */
     struct total total[256];        /* by ioctl number */
     struct call call[CALLS];
@@ -123,10 +128,38 @@ static uint32_t id(unsigned nr, const void *arg)
     return v;
 }
 
+/*
+ * Is it about KVM's VFIO device?  Then what (create, add, del), and with whom.
+ * QEMU hands ioctl numbers on as int, and gets them back with their sign.
+ */
+static int of_kvm_vfio(int fd, uint32_t request, const void *arg,
+                       struct call *c)
+{
+    const struct kvm_create_device *create = arg;
+    const struct kvm_device_attr *attr = arg;
+    char path[32], link[32] = "";
+
+    if (request == KVM_CREATE_DEVICE && create->type == KVM_DEV_TYPE_VFIO) {
+        c->iova = create->type;
+        return 1;
+    }
+    if (request != KVM_SET_DEVICE_ATTR) {
+        return 0;
+    }
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    if (readlink(path, link, sizeof(link) - 1) < 0 ||
+        strcmp(link, "anon_inode:kvm-vfio")) {
+        return 0;
+    }
+    c->iova = attr->attr;
+    c->fd = *(int32_t *)(uintptr_t)attr->addr;
+    return 1;
+}
+
 int ioctl(int fd, unsigned long request, ...)
 {
     unsigned nr = _IOC_NR(request);
-    struct call c = { .nr = nr };
+    struct call c = { .nr = nr, .fd = fd };
     struct total *t;
     uint64_t slot;
     va_list ap;
@@ -139,13 +172,20 @@ int ioctl(int fd, unsigned long request, ...)
     if (!next) {
         init();
     }
-    if (!plog || _IOC_TYPE(request) != ';') {
+    if (!plog || (_IOC_TYPE(request) != ';' &&
+                  (_IOC_TYPE(request) != KVMIO ||
+                   !of_kvm_vfio(fd, request, arg, &c)))) {
         return next(fd, request, arg);
     }
 
     range(nr, arg, &c);
     c.start_ns = now();
-    ret = next(fd, request, arg);
+    if (plog->fail_errno && plog->fail_nr == nr && plog->fail_iova == c.iova) {
+        errno = plog->fail_errno;
+        ret = -1;
+    } else {
+        ret = next(fd, request, arg);
+    }
     c.err = ret < 0 ? errno : 0;
     c.ns = now() - c.start_ns;
     c.id = c.err ? 0 : id(nr, arg);

@@ -105,6 +105,17 @@ def wait(condition, seconds, what):
         time.sleep(0.05)
 
 
+TOLD = set()
+
+
+def told(text):
+    """Put what QEMU said into the log, where scripts/messages.py looks for it."""
+    for line in text.splitlines():
+        if line not in TOLD:
+            TOLD.add(line)
+            print(f'# said: {line}', flush=True)
+
+
 # --- PCI devices of the host -------------------------------------------------
 
 def pci(ident):
@@ -180,6 +191,7 @@ class Qmp:
             if 'event' in answer:
                 self.events.append(answer)
             else:
+                told(answer.get('error', {}).get('desc', ''))
                 return answer
 
     def cmd(self, name, **args):
@@ -295,6 +307,7 @@ class Guest:
         if self.proc.poll() is None:
             self.proc.kill()
             self.proc.wait()
+        told(self.messages())
         if kind:
             value_dir = f'{self.keep}/failed-{os.path.basename(self.dir)}'
             shutil.rmtree(value_dir, ignore_errors=True)
@@ -400,24 +413,37 @@ class IoctlLog:
              0x80: 'IOMMU_DESTROY', 0x81: 'IOMMU_IOAS_ALLOC', 0x83: 'IOMMU_IOAS_COPY',
              0x84: 'IOMMU_IOAS_IOVA_RANGES', 0x85: 'IOMMU_IOAS_MAP',
              0x86: 'IOMMU_IOAS_UNMAP', 0x87: 'IOMMU_OPTION', 0x89: 'IOMMU_HWPT_ALLOC',
-             0x8a: 'IOMMU_GET_HW_INFO', 0x8f: 'IOMMU_IOAS_MAP_FILE'}
+             0x8a: 'IOMMU_GET_HW_INFO', 0x8f: 'IOMMU_IOAS_MAP_FILE',
+             0xe0: 'KVM_CREATE_DEVICE', 0xe1: 'KVM_SET_DEVICE_ATTR'}
     MAPS, UNMAPS = (113, 0x85, 0x8f), (114, 0x86)
     CALLS = 65536
 
     def __init__(self, path):
         with open(path, 'rb') as f:
             data = f.read()
-        calls = struct.unpack_from('=Q', data)[0]
+        calls = struct.unpack_from('=Q', data, 24)[0]
         check(calls <= self.CALLS, f'{calls} ioctls: the log is too small')
         self.total = {}
         for nr in range(256):
-            t = struct.unpack_from('=4Q', data, 8 + nr * 32)
+            t = struct.unpack_from('=4Q', data, 32 + nr * 32)
             if t[0]:
                 self.total[nr] = dict(zip(('count', 'failed', 'bytes', 'ns'), t))
-        at = 8 + 256 * 32
-        keys = ('nr', 'errno', 'iova', 'bytes', 'id', 'start_ns', 'ns')
-        self.calls = [dict(zip(keys, struct.unpack_from('=7Q', data, at + i * 56)))
+        at = 32 + 256 * 32
+        keys = ('nr', 'errno', 'iova', 'bytes', 'id', 'start_ns', 'ns', 'fd')
+        self.calls = [dict(zip(keys, struct.unpack_from('=8Q', data, at + i * 64)))
                       for i in range(calls)]
+
+    @staticmethod
+    def fail(path, nr, iova, error):
+        """From now on this call fails in the process that logs there."""
+        with open(path, 'r+b' if os.path.exists(path) else 'wb') as f:
+            f.write(struct.pack('=3Q', nr, iova, error))
+
+    def kvm(self):
+        """What KVM was told of cdevs, and when they were bound: (what, fd)."""
+        what = {(0xe1, 1): 'add', (0xe1, 2): 'del', (118, 0): 'bind'}
+        return [(what[c['nr'], c['iova']], c['fd']) for c in self.calls
+                if (c['nr'], c['iova']) in what and not c['errno']]
 
     def ids(self, nr):
         return [c['id'] for c in self.calls if c['nr'] == nr and not c['errno']]

@@ -21,7 +21,7 @@ import shutil
 import socket
 import struct
 
-from labtest import BUILD, Guest, Qmp, cdev, check, equal, wait
+from labtest import BUILD, Guest, Qmp, cdev, check, equal, told, wait
 
 IOMMU_DESTROY, IOMMU_IOAS_ALLOC, IOMMU_OPTION = 0x3b80, 0x3b81, 0x3b87
 VFIO_DEVICE_BIND_IOMMUFD = 0x3b64 + 18
@@ -128,6 +128,7 @@ class Monitor(Qmp):
                 self.events.append(answer)
             else:
                 equal(answer.get('id'), ident, f'id of the answer to {name}')
+                told(answer.get('error', {}).get('desc', ''))
                 return answer
 
     def try_cmd(self, name, **args):
