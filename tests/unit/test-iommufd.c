@@ -498,6 +498,7 @@ static void test_refusal(const void *data)
 
     parts = g_strsplit(row->error, "@", 2);
     expected = g_strjoinv(number, parts);
+    g_test_message("error: %s", error_get_pretty(err));
     g_assert_cmpstr(error_get_pretty(err), ==, expected);
     error_free(err);
 
@@ -551,6 +552,7 @@ static void test_adopt(const void *data)
     fd_property = object_property_get_str(OBJECT(be), "fd", &error_abort);
     g_assert_cmpstr(fd_property, ==, named ? "passed" : number);
     g_assert_false(object_property_set_str(OBJECT(be), "fd", "0", &err));
+    g_test_message("error: %s", error_get_pretty(err));
     g_assert_cmpstr(error_get_pretty(err), ==,
                     "fd cannot be changed once the object exists");
     error_free(err);
@@ -620,6 +622,7 @@ static void test_object_del(void)
     be = new_object(&error_abort, NULL);
     iommufd_backend_get(be, &user, "device 'hostdev0'");
     g_assert_false(user_creatable_del("be", &err));
+    g_test_message("error: %s", error_get_pretty(err));
     g_assert_cmpstr(error_get_pretty(err), ==,
                     "object 'be' is in use by device 'hostdev0', can not be "
                     "deleted");
