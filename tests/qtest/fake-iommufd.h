@@ -6,6 +6,7 @@
  *   fake-iommufd.c   what an iommufd does: objects and page tables
  *   fake-ioas.c      what is mapped in an IOAS
  *   fake-vfio-pci.c  what a VFIO cdev does, with a small PCI function behind
+ *   fake-vfio-other.c  the same with a platform device or a subchannel behind
  *   fake-kernel.c    descriptors; control, log, leak report
  *   fake-libc.c      the calls of the process that all this is linked to, or
  *                    preloaded into
@@ -26,6 +27,7 @@
  *   no NAME              the ioctl does not exist (ENOTTY)
  *   dirty 0|1            the IOMMU can track writes
  *   mdev N               device N is emulated
+ *   platform N, ccw N    device N is no PCI device
  *   alone N              device N cannot use another device's page table
  *   group-open N         the VFIO group of device N is open
  *   unsafe N             no interrupt isolation for device N
@@ -66,6 +68,7 @@ typedef struct FakeRange {
 
 typedef struct FakeDeviceControl {
     bool mdev, alone, group_open, unsafe, no_reset;
+    bool platform, ccw;                 /* neither: PCI */
     char vf_token[33];                  /* wanted, in hex; "": Linux 6.12 */
     int32_t shared_bus;                 /* devid of the other function, or 0 */
     unsigned holes;
@@ -167,5 +170,8 @@ ssize_t fake_cdev_rw(FakeCdev *cdev, void *buf, size_t size, uint64_t offset,
                      bool write);
 int fake_cdev_mmap(FakeCdev *cdev, uint64_t offset, size_t size,
                    uint64_t *backing_offset);
+
+/* fake-vfio-other.c: what a bound platform or ccw device answers */
+int fake_other_ioctl(bool ccw, unsigned long request, void *arg);
 
 #endif

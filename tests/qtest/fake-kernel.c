@@ -153,6 +153,8 @@ static void control_line(const char *line)
         FakeDeviceControl *d = &fake_control.device[n];
 
         d->mdev |= g_str_equal(word, "mdev");
+        d->platform |= g_str_equal(word, "platform");
+        d->ccw |= g_str_equal(word, "ccw");
         d->alone |= g_str_equal(word, "alone");
         d->group_open |= g_str_equal(word, "group-open");
         d->unsafe |= g_str_equal(word, "unsafe");

@@ -40,6 +40,7 @@ ssize_t fake_readlink(const char *path, char *buf, size_t size) AS("readlink");
 ssize_t fake_readlink_chk(const char *path, char *buf, size_t size,
                           size_t room) AS("__readlink_chk");
 DIR *fake_opendir(const char *path) AS("opendir");
+FILE *fake_fopen64(const char *path, const char *mode) AS("fopen64");
 char *fake_realpath(const char *path, char *real) AS("realpath");
 char *fake_realpath_chk(const char *path, char *real,
                         size_t room) AS("__realpath_chk");
@@ -213,6 +214,17 @@ DIR *fake_opendir(const char *path)
         libc_opendir = dlsym(RTLD_NEXT, "opendir");
     }
     return libc_opendir(redirect(path, room));
+}
+
+FILE *fake_fopen64(const char *path, const char *mode)
+{
+    static FILE *(*libc_fopen64)(const char *path, const char *mode);
+    char room[PATH_MAX];
+
+    if (!libc_fopen64) {
+        libc_fopen64 = dlsym(RTLD_NEXT, "fopen64");
+    }
+    return libc_fopen64(redirect(path, room), mode);
 }
 
 char *fake_realpath(const char *path, char *real)

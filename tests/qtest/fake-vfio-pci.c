@@ -409,6 +409,7 @@ int fake_cdev_ioctl(FakeCdev *cdev, unsigned long request, void *arg)
         { VFIO_DEVICE_ATTACH_IOMMUFD_PT, do_attach },
         { VFIO_DEVICE_DETACH_IOMMUFD_PT, do_detach },
     };
+    const FakeDeviceControl *d = &fake_control.device[cdev->index];
     size_t i;
 
     if (request == VFIO_DEVICE_BIND_IOMMUFD) {
@@ -416,6 +417,10 @@ int fake_cdev_ioctl(FakeCdev *cdev, unsigned long request, void *arg)
     }
     if (!cdev->ictx) {
         return -EINVAL;
+    }
+    if ((d->platform || d->ccw) && request != VFIO_DEVICE_ATTACH_IOMMUFD_PT &&
+        request != VFIO_DEVICE_DETACH_IOMMUFD_PT) {
+        return fake_other_ioctl(d->ccw, request, arg);
     }
     for (i = 0; i < ARRAY_SIZE(ops); i++) {
         if (ops[i].request == request) {
