@@ -243,7 +243,7 @@ class Guest:
             '-device', 'virtserialport,chardev=agent,name=agent',
             '-kernel', os.environ['QI_KERNEL'],
             '-initrd', BUILD + '/guest/initramfs.gz',
-            '-append', f'console=ttyS0 panic=-1 random.trust_cpu=on {append}']
+            '-append', f'console=ttyS0 quiet panic=-1 random.trust_cpu=on {append}']
         for i in range(ports):
             self.cmdline += ['-device', f'pcie-root-port,id=port{i},chassis={i + 1},'
                              f'slot={i + 1},bus=pcie.0']

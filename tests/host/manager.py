@@ -184,7 +184,7 @@ class ManagedGuest(Guest):
                 '-serial', f'file:{self.console}',
                 '-kernel', self.copy(os.environ['QI_KERNEL']),
                 '-initrd', self.copy(BUILD + '/guest/initramfs.gz'),
-                '-append', 'console=ttyS0 panic=-1 random.trust_cpu=on']
+                '-append', 'console=ttyS0 quiet panic=-1 random.trust_cpu=on']
 
     def copy(self, path):
         """Where another user may read it; gone with this object."""
