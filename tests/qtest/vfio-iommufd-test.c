@@ -415,6 +415,34 @@ static void test_fd_inherited(void)
     quit(env, qts);
 }
 
+/* With and without id=, host=, sysfsdev=; # is the descriptor, @ the sysfs */
+static const ObjectForm fd_forms[] = {
+    { "alone", "vfio-pci,fd=#,iommufd=iommufd0" },
+    { "iommufd-first", "vfio-pci,iommufd=iommufd0,fd=#" },
+    { "and-host", "vfio-pci,host=" BDF0 ",fd=#,iommufd=iommufd0" },
+    { "and-sysfsdev", "vfio-pci,sysfsdev=@/" BDF0 ",fd=#,iommufd=iommufd0" },
+};
+
+static void test_fd_form(const void *data)
+{
+    const ObjectForm *form = data;
+    FakeEnv *env = fake_env_new();
+    int cdev = inherited("fake-vfio0");
+    g_autofree char *number = g_strdup_printf("%d", cdev);
+    g_auto(GStrv) a = g_strsplit(form->args, "#", 2);
+    g_autofree char *filled = g_strjoinv(number, a);
+    g_auto(GStrv) b = g_strsplit(filled, "@", 2);
+    g_autofree char *device = g_strjoinv(env->sysfs, b);
+    g_autofree char *args = g_strdup_printf(PC OBJECT "-device %s", device);
+    QTestState *qts = fake_env_start(env, args);
+
+    close(cdev);
+    assert_logged(env, ATTACHED(3));
+    assert_error(object_del(qts, "iommufd0"), "object 'iommufd0' is in use by "
+                 "device '" BDF0 "', can not be deleted");
+    quit(env, qts);
+}
+
 static void test_fd_by_name(void)
 {
     FakeEnv *env = fake_env_new();
@@ -1180,6 +1208,7 @@ typedef struct FailNth {
     const char *name, *control;
     int error;
     bool unplug;
+    enum { OPENED, NAMED, INHERITED } how;
 } FailNth;
 
 static const FailNth fail_nths[] = {
@@ -1187,17 +1216,46 @@ static const FailNth fail_nths[] = {
     { "plug-enomem", "dirty 1", ENOMEM, false },
     { "plug-einval", "", EINVAL, false },
     { "plug-old-kernel", "no IOMMU_GET_HW_INFO", ENOTTY, false },
+    { "plug-named", "", EIO, false, NAMED },
+    { "plug-inherited", "", EIO, false, INHERITED },
     { "unplug-eio", "", EIO, true },
+    { "unplug-named", "", EIO, true, NAMED },
 };
+
+#define STEPS 40
+
+/* With an inherited descriptor, of which QEMU has one for each step */
+static char *device_add_how(QTestState *qts, const FailNth *row, int number)
+{
+    g_autofree char *fd = g_strdup_printf("%d", number);
+
+    switch (row->how) {
+    case NAMED:
+        getfd(qts, "cdev", inherited("fake-vfio0"));
+        return device_add_fd(qts, "hd0", "cdev");
+    case INHERITED:
+        return device_add_fd(qts, "hd0", fd);
+    default:
+        return device_add(qts, "hd0", BDF0);
+    }
+}
 
 static void test_fail_nth(const void *data)
 {
     const FailNth *row = data;
     FakeEnv *env = fake_env_new();
-    QTestState *qts = fake_env_start(env, PC);
     unsigned n, refused = 0;
     bool injected = true;
+    int fds[STEPS + 1];
+    QTestState *qts;
 
+    for (n = 1; row->how == INHERITED && n <= STEPS; n++) {
+        fds[n] = inherited("fake-vfio0");
+    }
+    qts = fake_env_start(env, PC);
+    for (n = 1; row->how == INHERITED && n <= STEPS; n++) {
+        close(fds[n]);
+    }
     for (n = 1; injected; n++) {
         g_autofree char *control = g_strdup_printf("%s\nfail * %u %d",
                                                    row->control, n,
@@ -1205,28 +1263,35 @@ static void test_fail_nth(const void *data)
         g_autofree char *error = NULL;
         g_autofree char *log = NULL;
         g_autofree char *later = NULL;
+        bool kept;
 
-        g_assert_cmpuint(n, <, 100);
+        g_assert_cmpuint(n, <=, STEPS);
         fake_env_control(env, row->unplug ? row->control : control);
         assert_no_error(object_add(qts, "iommufd0"));
         g_free(fake_env_take_log(env));
-        error = device_add(qts, "hd0", BDF0);
+        error = device_add_how(qts, row, fds[n]);
         log = fake_env_take_log(env);
+        /* Until it is bound, an inherited one stays its owner's, and open */
+        kept = row->how == INHERITED &&
+               strstr(log, "VFIO_DEVICE_BIND_IOMMUFD devid=0 = -");
         g_test_message("%u: %s", n, error ?: "no error");
         if (error) {
             refused++;
             g_assert_true(g_str_has_prefix(error, VFIO0));
             g_assert_null(strchr(error, '\n'));
-            g_assert_nonnull(strstr(log, GONE_CDEV0));
+            g_assert_true(!strstr(log, GONE_CDEV0) == kept);
         }
         fake_env_control(env, row->unplug ? control : row->control);
-        if (!error) {
+        if (kept) {
+            assert_no_error(device_add_how(qts, row, fds[n]));
+        }
+        if (!error || kept) {
             device_del(qts, "hd0");
         }
         fake_env_control(env, "");
         assert_no_error(object_del(qts, "iommufd0"));
         later = fake_env_take_log(env);
-        g_assert_nonnull(strstr(error ? log : later, GONE_CDEV0));
+        g_assert_nonnull(strstr(error && !kept ? log : later, GONE_CDEV0));
         g_assert_nonnull(strstr(later, "gone /dev/iommu bound=0 "));
         injected = strstr(row->unplug ? later : log, " injected\n");
         if (!row->unplug || !injected) {
@@ -1283,6 +1348,7 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd/fd/json-number", test_fd_json_number);
     qtest_add_func("vfio-iommufd/fd/json-list", test_fd_json_list);
     qtest_add_func("vfio-iommufd/vf-token", test_vf_token);
+    ADD_TABLE("fd/form", fd_forms, test_fd_form);
     qtest_add_func("vfio-iommufd/fd/by-name", test_fd_by_name);
     qtest_add_func("vfio-iommufd/fd/errors", test_fd_errors);
     ADD_TABLE("windows", chipsets, test_windows);
