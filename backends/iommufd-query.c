@@ -36,6 +36,8 @@ static IommufdInfo *iommufd_query_one(IOMMUFDBackend *be)
     info->kernel->hw_info = be->hw_info == ON_OFF_AUTO_ON;
     info->kernel->has_hwpt_alloc = be->hwpt_alloc != ON_OFF_AUTO_AUTO;
     info->kernel->hwpt_alloc = be->hwpt_alloc == ON_OFF_AUTO_ON;
+    info->kernel->has_map_file = be->map_file != ON_OFF_AUTO_AUTO;
+    info->kernel->map_file = be->map_file == ON_OFF_AUTO_ON;
     info->kernel->has_per_process_accounting =
         !iommufd_backend_accounting(be, &per_process);
     info->kernel->per_process_accounting = per_process;
@@ -149,9 +151,10 @@ void hmp_info_iommufd(Monitor *mon, const QDict *qdict)
             monitor_printf(mon, "  used by %s\n", u->value);
         }
         monitor_printf(mon, "  kernel: GET_HW_INFO %s, HWPT_ALLOC %s, "
-                       "per-process accounting %s\n",
+                       "MAP_FILE %s, per-process accounting %s\n",
                        hmp_yes_no(k->has_hw_info, k->hw_info),
                        hmp_yes_no(k->has_hwpt_alloc, k->hwpt_alloc),
+                       hmp_yes_no(k->has_map_file, k->map_file),
                        hmp_yes_no(k->has_per_process_accounting,
                                   k->per_process_accounting));
         for (a = i->value->ioases; a; a = a->next) {

@@ -20,9 +20,11 @@
 
 #include "qemu/osdep.h"
 #include <sys/ioctl.h>
-#include <linux/iommufd.h>
+#include <sys/vfs.h>
+#include <linux/magic.h>
 
 #include "sysemu/iommufd.h"
+#include "iommufd-uapi.h"
 #include "qapi/error.h"
 #include "qapi/qmp/qnum.h"
 #include "qapi/qmp/qstring.h"
@@ -61,6 +63,12 @@ void iommufd_backend_put(IOMMUFDBackend *be, IOMMUFDUser *user)
 void iommufd_backend_add_report(IOMMUFDBackend *be, IOMMUFDReport *report)
 {
     QLIST_INSERT_HEAD(&be->reports, report, next);
+}
+
+/* ENOTTY: the kernel has no such ioctl.  Any other answer: it has. */
+static OnOffAuto iommufd_has_ioctl(int ret)
+{
+    return ret == -ENOTTY ? ON_OFF_AUTO_OFF : ON_OFF_AUTO_ON;
 }
 
 static int iommufd_accounting(int fd, bool *per_process)
@@ -165,6 +173,49 @@ int iommufd_backend_map_dma(IOMMUFDBackend *be, uint32_t ioas_id,
     return ret;
 }
 
+/* memfd_pin_folios(): "a memfd is either backed by shmem or hugetlb" */
+static bool iommufd_pins_file(int fd)
+{
+    struct statfs fs;
+    struct stat st;
+
+    return !fstat(fd, &st) && S_ISREG(st.st_mode) && !fstatfs(fd, &fs) &&
+           (fs.f_type == TMPFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC);
+}
+
+int iommufd_backend_map_shared(IOMMUFDBackend *be, uint32_t ioas_id,
+                               uint64_t iova, uint64_t size, void *vaddr,
+                               int fd, uint64_t offset, bool readonly)
+{
+    struct iommu_ioas_map_file map = {
+        .size = sizeof(map),
+        .flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE |
+                 (readonly ? 0 : IOMMU_IOAS_MAP_WRITEABLE),
+        .ioas_id = ioas_id,
+        .fd = fd,
+        .start = offset,
+        .length = size,
+        .iova = iova,
+    };
+    int refused = 0, ret;
+
+    if (be->map_file != ON_OFF_AUTO_OFF && iommufd_pins_file(fd)) {
+        refused = ioctl(be->fd, IOMMU_IOAS_MAP_FILE, &map) ? -errno : 0;
+        be->map_file = iommufd_has_ioctl(refused);
+        trace_iommufd_backend_map_file(be->fd, ioas_id, iova, size, fd, offset,
+                                       readonly, refused);
+        if (refused != -ENOTTY && refused != -EINVAL) {
+            return refused;
+        }
+    }
+
+    ret = iommufd_backend_map_dma(be, ioas_id, iova, size, vaddr, readonly);
+    if (refused && !ret) {
+        be->map_file = ON_OFF_AUTO_OFF; /* so it was the file */
+    }
+    return ret;
+}
+
 int iommufd_backend_unmap_dma(IOMMUFDBackend *be, uint32_t ioas_id,
                               uint64_t iova, uint64_t last,
                               uint64_t *unmapped)
@@ -183,12 +234,6 @@ int iommufd_backend_unmap_dma(IOMMUFDBackend *be, uint32_t ioas_id,
         *unmapped = unmap.length;
     }
     return ret;
-}
-
-/* ENOTTY: the kernel has no such ioctl.  Any other answer: it has. */
-static OnOffAuto iommufd_has_ioctl(int ret)
-{
-    return ret == -ENOTTY ? ON_OFF_AUTO_OFF : ON_OFF_AUTO_ON;
 }
 
 int iommufd_backend_get_hw_info(IOMMUFDBackend *be, uint32_t devid,
@@ -407,6 +452,7 @@ static void iommufd_backend_init(Object *obj)
     be->map_background = true;
     be->hw_info = ON_OFF_AUTO_AUTO;
     be->hwpt_alloc = ON_OFF_AUTO_AUTO;
+    be->map_file = ON_OFF_AUTO_AUTO;
     QLIST_INIT(&be->users);
     QLIST_INIT(&be->reports);
 }

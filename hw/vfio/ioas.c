@@ -23,6 +23,7 @@
 #include <linux/iommufd.h>
 
 #include "ioas.h"
+#include "exec/cpu-common.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "trace.h"
@@ -207,19 +208,39 @@ bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last)
     return false;
 }
 
+/* The file that this memory is a shared mapping of, and where in it; or -1 */
+static int vfio_ioas_file(void *vaddr, uint64_t size, uint64_t *offset)
+{
+    ram_addr_t at;
+    RAMBlock *rb = qemu_ram_block_from_host(vaddr, false, &at);
+
+    if (!rb || !qemu_ram_is_shared(rb) ||
+        size > qemu_ram_get_max_length(rb) - at) {
+        return -1;
+    }
+    *offset = qemu_ram_get_fd_offset(rb) + at;
+    return qemu_ram_get_fd(rb);
+}
+
 int vfio_ioas_map(VFIOIOAS *ioas, uint64_t iova, uint64_t last,
                   uint64_t vaddr, bool readonly)
 {
-    int ret = -ERANGE;
+    void *va = (void *)(uintptr_t)vaddr;
+    uint64_t size = last - iova + 1, offset;
+    int ret = -ERANGE, fd;
 
     if (vfio_ioas_reachable(ioas, iova, last)) {
-        ret = iommufd_backend_map_dma(ioas->be, ioas->id, iova, last - iova + 1,
-                                      (void *)(uintptr_t)vaddr, readonly);
+        fd = vfio_ioas_file(va, size, &offset);
+        ret = fd < 0 ? iommufd_backend_map_dma(ioas->be, ioas->id, iova, size,
+                                               va, readonly)
+                     : iommufd_backend_map_shared(ioas->be, ioas->id, iova,
+                                                  size, va, fd, offset,
+                                                  readonly);
     }
     if (!ret) {
         ioas->maps++;
         ioas->mappings++;
-        ioas->mapped_bytes += last - iova + 1;
+        ioas->mapped_bytes += size;
     }
     return ret;
 }

@@ -187,6 +187,7 @@ bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last);
 
 /**
  * vfio_ioas_map - make one mapping of [@iova, @last]
+ * @vaddr: in guest RAM; by its file, if it has one and the kernel can
  *
  * Returns 0; -ERANGE, without asking the kernel, if the IOMMU cannot translate
  * all of it; or as iommufd_backend_map_dma().

@@ -55,6 +55,7 @@ struct IOMMUFDBackend {
     uint32_t map_threads;               /* map-threads=, 0: by the host */
     OnOffAuto hw_info;                  /* has the kernel IOMMU_GET_HW_INFO? */
     OnOffAuto hwpt_alloc;               /* and IOMMU_HWPT_ALLOC? */
+    OnOffAuto map_file;                 /* and IOMMU_IOAS_MAP_FILE? */
     QLIST_HEAD(, IOMMUFDUser) users;
     QLIST_HEAD(, IOMMUFDReport) reports;
 };
@@ -158,6 +159,21 @@ int iommufd_backend_iova_ranges(IOMMUFDBackend *be, uint32_t ioas_id,
 int iommufd_backend_map_dma(IOMMUFDBackend *be, uint32_t ioas_id,
                             uint64_t iova, uint64_t size, void *vaddr,
                             bool readonly);
+
+/**
+ * iommufd_backend_map_shared - the same for memory that is a file's
+ * @fd, @offset: @vaddr is a shared mapping of this file from here on
+ *
+ * IOMMU_IOAS_MAP_FILE, Linux 6.13, which pins the file's folios without a look
+ * at the process; or iommufd_backend_map_dma() if the kernel does not have it
+ * or refuses the file, both of which are remembered.  Not even tried for files
+ * other than memfds and those of tmpfs and hugetlbfs: the kernel takes any,
+ * but pins only these, and finds out at the attach of a device.
+ * Returns as iommufd_backend_map_dma().
+ */
+int iommufd_backend_map_shared(IOMMUFDBackend *be, uint32_t ioas_id,
+                               uint64_t iova, uint64_t size, void *vaddr,
+                               int fd, uint64_t offset, bool readonly);
 
 /**
  * iommufd_backend_unmap_dma - drop every mapping inside [@iova, @last]

@@ -3,15 +3,18 @@
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The model of io_pagetable.c and ioas.c of Linux 6.12, with the same order of
- * checks.  Memory is checked and accounted while an IOAS has a page table, as
- * the kernel pins only then; accounting is per user, so that all iommufds of
- * the process share one limit.
+ * The model of io_pagetable.c and ioas.c of Linux 6.12 (for files: of 6.13),
+ * with the same order of checks.  Memory is checked and accounted while an IOAS
+ * has a page table, as the kernel pins only then; accounting is per user, so
+ * that all iommufds of the process share one limit.
  */
 
 #include "qemu/osdep.h"
+#include <sys/vfs.h>
 #include <linux/iommufd.h>
+#include <linux/magic.h>
 
+#include "../../backends/iommufd-uapi.h"
 #include "fake-iommufd.h"
 
 #define PAGE            4096ULL
@@ -62,6 +65,9 @@ static int check_memory(const FakeArea *area)
     g_autofree char *maps = NULL;
     char *line;
 
+    if (area->file) {
+        return area->pinnable ? 0 : -EINVAL;
+    }
     if (!g_file_get_contents("/proc/self/maps", &maps, NULL, NULL)) {
         return -EFAULT;
     }
@@ -174,40 +180,40 @@ int fake_ioas_ranges(const FakeObject *ioas, const FakeRange *r, unsigned n,
     return cmd->num_iovas > room ? -EMSGSIZE : 0;
 }
 
-int fake_ioas_map(FakeObject *ioas, const FakeRange *r, unsigned n,
-                  struct iommu_ioas_map *cmd)
+static int check_flags(const FakeObject *ioas, uint32_t flags, uint64_t iova,
+                       uint64_t length)
 {
-    FakeArea area = {
-        .iova = cmd->iova,
-        .last = cmd->iova + cmd->length - 1,
-        .va = cmd->user_va,
-        .writable = cmd->flags & IOMMU_IOAS_MAP_WRITEABLE,
-    };
-    int ret;
-
-    if ((cmd->flags & ~(IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE |
-                        IOMMU_IOAS_MAP_READABLE)) || cmd->__reserved) {
+    if (flags & ~(IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_WRITEABLE |
+                  IOMMU_IOAS_MAP_READABLE)) {
         return -EOPNOTSUPP;
     }
-    if (cmd->iova == UINT64_MAX || cmd->length == UINT64_MAX) {
+    if (iova == UINT64_MAX || length == UINT64_MAX) {
         return -EOVERFLOW;
     }
-    if (!(cmd->flags & (IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE))) {
+    if (!(flags & (IOMMU_IOAS_MAP_WRITEABLE | IOMMU_IOAS_MAP_READABLE))) {
         return -EINVAL;
     }
     if (!ioas) {
         return -ENOENT;
     }
-    if (!cmd->length) {
-        return -EINVAL;
-    }
-    if (cmd->user_va + cmd->length < cmd->user_va) {
+    return length ? 0 : -EINVAL;
+}
+
+/* @va is that of the memory, or where it starts in the file */
+static int map_area(FakeObject *ioas, const FakeRange *r, unsigned n,
+                    uint32_t flags, FakeArea area)
+{
+    uint64_t length = area.last - area.iova + 1;
+    int ret;
+
+    area.writable = flags & IOMMU_IOAS_MAP_WRITEABLE;
+    if (area.va + length < area.va) {
         return -EOVERFLOW;
     }
-    if (!(cmd->flags & IOMMU_IOAS_MAP_FIXED_IOVA)) {
+    if (!(flags & IOMMU_IOAS_MAP_FIXED_IOVA)) {
         return -EOPNOTSUPP;             /* not modelled */
     }
-    if (ioas->domains && (cmd->iova | cmd->length | cmd->user_va) % PAGE) {
+    if (ioas->domains && (area.iova | length | area.va) % PAGE) {
         return -EINVAL;
     }
     if (area.last < area.iova) {
@@ -223,13 +229,49 @@ int fake_ioas_map(FakeObject *ioas, const FakeRange *r, unsigned n,
     }
     if (ioas->domains) {
         ret = check_memory(&area);
-        ret = ret ?: pin(cmd->length);
+        ret = ret ?: pin(length);
         if (ret) {
             return ret;
         }
     }
     g_array_insert_val(ioas->areas, area_behind(ioas, area.iova), area);
     return 0;
+}
+
+int fake_ioas_map(FakeObject *ioas, const FakeRange *r, unsigned n,
+                  struct iommu_ioas_map *cmd)
+{
+    int ret = cmd->__reserved ? -EOPNOTSUPP :
+              check_flags(ioas, cmd->flags, cmd->iova, cmd->length);
+
+    return ret ?: map_area(ioas, r, n, cmd->flags, (FakeArea) {
+        .iova = cmd->iova,
+        .last = cmd->iova + cmd->length - 1,
+        .va = cmd->user_va,
+    });
+}
+
+/* Any file will do until a page table wants it pinned: memfd_pin_folios() */
+int fake_ioas_map_file(FakeObject *ioas, const FakeRange *r, unsigned n,
+                       struct iommu_ioas_map_file *cmd)
+{
+    int ret = check_flags(ioas, cmd->flags, cmd->iova, cmd->length);
+    struct statfs fs;
+    struct stat st;
+
+    if (!ret && (fstat(cmd->fd, &st) || fstatfs(cmd->fd, &fs))) {
+        ret = -EBADF;
+    }
+    return ret ?: map_area(ioas, r, n, cmd->flags, (FakeArea) {
+        .iova = cmd->iova,
+        .last = cmd->iova + cmd->length - 1,
+        .va = cmd->start,
+        .file = true,
+        .pinnable = S_ISREG(st.st_mode) &&
+                    (fs.f_type == TMPFS_MAGIC ||
+                     fs.f_type == HUGETLBFS_MAGIC) &&
+                    cmd->start + cmd->length <= st.st_size,
+    });
 }
 
 /* Areas go one by one from the first; one that would be cut ends it */

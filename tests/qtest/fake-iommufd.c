@@ -18,6 +18,7 @@
 #include <sys/ioctl.h>
 #include <linux/iommufd.h>
 
+#include "../../backends/iommufd-uapi.h"
 #include "fake-iommufd.h"
 
 #define MAX_OBJECTS     64
@@ -297,6 +298,15 @@ static int do_map(FakeIommufd *ictx, void *arg)
     return fake_ioas_map(find(ictx, cmd->ioas_id, FAKE_IOAS), r, n, cmd);
 }
 
+static int do_map_file(FakeIommufd *ictx, void *arg)
+{
+    struct iommu_ioas_map_file *cmd = arg;
+    FakeRange r[FAKE_MAX_RESERVED];
+    unsigned n = reserved(ictx, cmd->ioas_id, r);
+
+    return fake_ioas_map_file(find(ictx, cmd->ioas_id, FAKE_IOAS), r, n, cmd);
+}
+
 static int do_unmap(FakeIommufd *ictx, void *arg)
 {
     struct iommu_ioas_unmap *cmd = arg;
@@ -424,6 +434,7 @@ static const struct {
     OP(IOMMU_OPTION, struct iommu_option, val64, do_option),
     OP(IOMMU_HWPT_ALLOC, struct iommu_hwpt_alloc, __reserved, do_hwpt_alloc),
     OP(IOMMU_GET_HW_INFO, struct iommu_hw_info, __reserved, do_get_hw_info),
+    OP(IOMMU_IOAS_MAP_FILE, struct iommu_ioas_map_file, iova, do_map_file),
 };
 
 int fake_iommufd_ioctl(FakeIommufd *ictx, unsigned long request, void *arg)
@@ -436,7 +447,8 @@ int fake_iommufd_ioctl(FakeIommufd *ictx, unsigned long request, void *arg)
     for (i = 0; i < ARRAY_SIZE(ops) && ops[i].request != request; i++) {
         /* next */
     }
-    if (i == ARRAY_SIZE(ops)) {
+    if (i == ARRAY_SIZE(ops) ||
+        (request == IOMMU_IOAS_MAP_FILE && !fake_control.map_file)) {
         return -ENOTTY;
     }
     memcpy(&user_size, arg, sizeof(user_size));

@@ -26,6 +26,7 @@
  *   hole N IOVA LAST     reserved, too, while device N is attached; may repeat
  *   no NAME              the ioctl does not exist (ENOTTY)
  *   dirty 0|1            the IOMMU can track writes
+ *   map-file 1           Linux 6.13: IOMMU_IOAS_MAP_FILE exists
  *   mdev N               device N is emulated
  *   platform N, ccw N    device N is no PCI device
  *   alone N              device N cannot use another device's page table
@@ -79,7 +80,7 @@ typedef struct FakeControl {
     unsigned devices;
     uint64_t memlock;
     uint64_t aperture_last;
-    bool dirty;
+    bool dirty, map_file;
     FakeDeviceControl device[FAKE_MAX_DEVICES];
 } FakeControl;
 
@@ -128,6 +129,7 @@ typedef enum FakeKind {
 typedef struct FakeArea {
     uint64_t iova, last, va;
     bool writable;
+    bool file, pinnable;        /* by file: can the kernel pin it? */
 } FakeArea;
 typedef struct FakeObject {
     FakeKind kind;
@@ -147,6 +149,7 @@ typedef struct FakeObject {
 
 struct iommu_ioas_iova_ranges;
 struct iommu_ioas_map;
+struct iommu_ioas_map_file;
 struct iommu_ioas_unmap;
 
 void fake_ioas_init(FakeObject *ioas);
@@ -159,6 +162,8 @@ int fake_ioas_ranges(const FakeObject *ioas, const FakeRange *r, unsigned n,
                      struct iommu_ioas_iova_ranges *cmd);
 int fake_ioas_map(FakeObject *ioas, const FakeRange *r, unsigned n,
                   struct iommu_ioas_map *cmd);
+int fake_ioas_map_file(FakeObject *ioas, const FakeRange *r, unsigned n,
+                       struct iommu_ioas_map_file *cmd);
 int fake_ioas_unmap(FakeObject *ioas, struct iommu_ioas_unmap *cmd);
 
 /* fake-vfio-pci.c */

@@ -24,6 +24,7 @@
 #include <linux/iommufd.h>
 #include <linux/vfio.h>
 
+#include "../../backends/iommufd-uapi.h"
 #include "fake-iommufd.h"
 
 #define MAX_FILES       64
@@ -61,6 +62,7 @@ static const struct {
     NAME(IOMMU_IOAS_UNMAP), NAME(IOMMU_OPTION), NAME(IOMMU_VFIO_IOAS),
     NAME(IOMMU_HWPT_ALLOC), NAME(IOMMU_GET_HW_INFO),
     NAME(IOMMU_HWPT_SET_DIRTY_TRACKING), NAME(IOMMU_HWPT_GET_DIRTY_BITMAP),
+    NAME(IOMMU_IOAS_MAP_FILE),
     NAME(VFIO_DEVICE_GET_INFO), NAME(VFIO_DEVICE_GET_REGION_INFO),
     NAME(VFIO_DEVICE_GET_IRQ_INFO), NAME(VFIO_DEVICE_SET_IRQS),
     NAME(VFIO_DEVICE_RESET), NAME(VFIO_DEVICE_GET_PCI_HOT_RESET_INFO),
@@ -125,6 +127,8 @@ static void control_line(const char *line)
         fake_control.aperture_last = a;
     } else if (sscanf(line, "dirty %u", &n) == 1) {
         fake_control.dirty = n;
+    } else if (sscanf(line, "map-file %u", &n) == 1) {
+        fake_control.map_file = n;
     } else if (sscanf(line, "hole %u %lli %lli", &n, (long long *)&a,
                       (long long *)&b) == 3) {
         FakeDeviceControl *d = &fake_control.device[n];
@@ -475,6 +479,7 @@ static void describe(unsigned long request, const void *arg, char *to,
                      size_t room)
 {
     const struct iommu_ioas_map *map = arg;
+    const struct iommu_ioas_map_file *file = arg;
     const struct iommu_ioas_unmap *unmap = arg;
     const struct iommu_hwpt_alloc *hwpt = arg;
     const struct vfio_irq_set *irqs = arg;
@@ -486,6 +491,11 @@ static void describe(unsigned long request, const void *arg, char *to,
         snprintf(to, room, " ioas=%u iova=0x%llx length=0x%llx va=0x%llx "
                  "flags=0x%x", map->ioas_id, map->iova, map->length,
                  map->user_va, map->flags);
+        break;
+    case IOMMU_IOAS_MAP_FILE:
+        snprintf(to, room, " ioas=%u iova=0x%llx length=0x%llx start=0x%llx "
+                 "flags=0x%x", file->ioas_id, file->iova, file->length,
+                 file->start, file->flags);
         break;
     case IOMMU_IOAS_UNMAP:
         snprintf(to, room, " ioas=%u iova=0x%llx length=0x%llx",

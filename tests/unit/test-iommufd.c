@@ -18,6 +18,7 @@
 #include <linux/vfio.h>
 
 #include "sysemu/iommufd.h"
+#include "../../backends/iommufd-uapi.h"
 #include "qapi/error.h"
 #include "qemu/ctype.h"
 #include "qemu/cutils.h"
@@ -33,6 +34,8 @@
 static char *log_path;
 static char *memory;            /* what the tests map */
 static char *memory_ro;         /* the same, not writable */
+static char *memory_file;       /* the same, shared with file_fd from PAGE on */
+static int file_fd;             /* a memfd */
 
 /* What QMP getfd would have stored, for the stub of the monitor */
 static int named_fd = -1;
@@ -91,7 +94,7 @@ static void assert_nothing_left(void)
 /* The wrappers */
 
 typedef enum Op {
-    ALLOC_IOAS, IOVA_RANGES, MAP, UNMAP, HW_INFO, ALLOC_HWPT,
+    ALLOC_IOAS, IOVA_RANGES, MAP, MAP_SHARED_FILE, UNMAP, HW_INFO, ALLOC_HWPT,
 } Op;
 
 typedef struct Range {
@@ -105,7 +108,9 @@ typedef struct Call {
     Range there[3];             /* what is mapped before */
     Op op;
     bool wrong_id;
-    Range range;                /* MAP, UNMAP: what to */
+    Range range;                /* MAP..., UNMAP: what to */
+    const char *file;           /* MAP_SHARED_FILE: a path; default: a memfd */
+    OnOffAuto map_file;         /* what the object knows afterwards */
     bool readonly, ro_memory, not_memory, misaligned;
     uint32_t flags;             /* ALLOC_HWPT */
     int expect;
@@ -190,6 +195,55 @@ static const Call calls[] = {
     { .name = "map-memlock-just-fits", .op = MAP, .attach = true,
       .control = "memlock 8192", .range = P(16, 2),
       .mapped_after = 2 * PAGE },
+
+    /* By file, and what the object then knows; MAP where that cannot be */
+    { .name = "file", .op = MAP_SHARED_FILE, .attach = true,
+      .control = "map-file 1", .range = P(16, 4), .mapped_after = 4 * PAGE,
+      .map_file = ON_OFF_AUTO_ON,
+      .log = "IOMMU_IOAS_MAP_FILE ioas=2 iova=0x10000 length=0x4000 "
+             "start=0x1000 flags=0x7 = 0\n" },
+    { .name = "file-readonly", .op = MAP_SHARED_FILE, .attach = true,
+      .control = "map-file 1", .range = P(16, 4), .readonly = true,
+      .mapped_after = 4 * PAGE, .map_file = ON_OFF_AUTO_ON,
+      .log = "IOMMU_IOAS_MAP_FILE ioas=2 iova=0x10000 length=0x4000 "
+             "start=0x1000 flags=0x5 = 0\n" },
+    { .name = "file-old-kernel", .op = MAP_SHARED_FILE, .attach = true,
+      .range = P(16, 4), .mapped_after = 4 * PAGE, .map_file = ON_OFF_AUTO_OFF,
+      .log = "IOMMU_IOAS_MAP_FILE ioas=2 iova=0x10000 length=0x4000 "
+             "start=0x1000 flags=0x7 = -25\n"
+             "IOMMU_IOAS_MAP ioas=2 iova=0x10000 length=0x4000 va=@ "
+             "flags=0x7 = 0\n" },
+    { .name = "file-refused", .op = MAP_SHARED_FILE, .attach = true,
+      .control = "map-file 1\nfail IOMMU_IOAS_MAP_FILE 1 22",
+      .range = P(16, 4), .mapped_after = 4 * PAGE, .map_file = ON_OFF_AUTO_OFF,
+      .log = "IOMMU_IOAS_MAP_FILE ioas=2 iova=0x10000 length=0x4000 "
+             "start=0x1000 flags=0x7 = -22 injected\n"
+             "IOMMU_IOAS_MAP ioas=2 iova=0x10000 length=0x4000 va=@ "
+             "flags=0x7 = 0\n" },
+    /* Files that the kernel would not pin are not tried */
+    { .name = "file-of-another-kind", .op = MAP_SHARED_FILE, .attach = true,
+      .control = "map-file 1", .file = "/proc/self/maps", .range = P(16, 4),
+      .mapped_after = 4 * PAGE, .map_file = ON_OFF_AUTO_AUTO,
+      .log = "IOMMU_IOAS_MAP ioas=2 iova=0x10000 length=0x4000 va=@ "
+             "flags=0x7 = 0\n" },
+    { .name = "file-of-a-device", .op = MAP_SHARED_FILE, .attach = true,
+      .control = "map-file 1", .file = "/dev/zero", .range = P(16, 4),
+      .mapped_after = 4 * PAGE, .map_file = ON_OFF_AUTO_AUTO,
+      .log = "IOMMU_IOAS_MAP ioas=2 iova=0x10000 length=0x4000 va=@ "
+             "flags=0x7 = 0\n" },
+    /* What is wrong either way is no fault of the file's */
+    { .name = "file-reserved", .op = MAP_SHARED_FILE, .attach = true,
+      .control = "map-file 1", .range = { 0xfee00000, PAGE },
+      .expect = -EINVAL, .map_file = ON_OFF_AUTO_ON },
+    { .name = "file-exists", .op = MAP_SHARED_FILE, .attach = true,
+      .control = "map-file 1", .there = { P(16, 4) }, .range = P(19, 2),
+      .expect = -EEXIST, .mapped_after = 4 * PAGE,
+      .map_file = ON_OFF_AUTO_ON },
+    { .name = "file-memlock", .op = MAP_SHARED_FILE, .attach = true,
+      .control = "map-file 1\nmemlock 8192", .range = P(16, 3),
+      .expect = -ENOMEM, .map_file = ON_OFF_AUTO_ON,
+      .log = "IOMMU_IOAS_MAP_FILE ioas=2 iova=0x10000 length=0x3000 "
+             "start=0x1000 flags=0x7 = -12\n" },
 
     { .name = "unmap", .op = UNMAP, .attach = true, .there = { P(16, 4) },
       .range = P(16, 4),
@@ -330,6 +384,18 @@ static int do_call(IOMMUFDBackend *be, const Call *c, uint32_t devid,
         ret = iommufd_backend_map_dma(be, ioas, c->range.iova, c->range.size,
                                       va, c->readonly);
         break;
+    case MAP_SHARED_FILE:
+        if (c->file) {
+            id = open(c->file, O_RDONLY);
+        }
+        ret = iommufd_backend_map_shared(be, ioas, c->range.iova,
+                                         c->range.size, va,
+                                         c->file ? id : file_fd, PAGE,
+                                         c->readonly);
+        if (c->file) {
+            close(id);
+        }
+        break;
     case UNMAP:
         ret = iommufd_backend_unmap_dma(be, ioas, c->range.iova,
                                         c->range.size == UINT64_MAX ?
@@ -354,7 +420,8 @@ static void test_call(const void *data)
     unsigned fds = count_fds();
     g_autofree char *log = NULL;
     g_autofree char *expected_log = NULL;
-    void *va = c->ro_memory ? memory_ro : memory;
+    void *va = c->ro_memory ? memory_ro :
+               c->op == MAP_SHARED_FILE ? memory_file : memory;
     uint32_t devid, ioas, i;
     uint64_t out = 0, mapped;
     IOMMUFDBackend *be;
@@ -386,6 +453,7 @@ static void test_call(const void *data)
                     ==, c->expect);
     log = take_log();
     g_assert_cmphex(fake_kernel_counts().mapped, ==, c->mapped_after);
+    g_assert_cmpint(be->map_file, ==, c->map_file);
     if (!c->expect) {
         g_assert_cmpuint(out, ==, c->op == UNMAP ? mapped - c->mapped_after :
                                                    c->out);
@@ -584,6 +652,50 @@ static void test_adopt_duplicate(void)
     assert_nothing_left();
 }
 
+/* An old kernel is asked once; only a page table finds out what a file is */
+static void test_map_file(void)
+{
+    IOMMUFDBackend *be;
+    uint32_t devid, ioas, i;
+    g_autofree char *log = NULL;
+    struct iommu_ioas_map_file map = {
+        .size = sizeof(map),
+        .flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE,
+        .length = PAGE,
+    };
+    struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
+    int cdev;
+
+    fake_kernel_control("");
+    be = new_object(&error_abort, NULL);
+    g_assert_cmpint(iommufd_backend_alloc_ioas(be, &ioas), ==, 0);
+    g_free(take_log());
+    for (i = 0; i < 2; i++) {
+        g_assert_cmpint(iommufd_backend_map_shared(be, ioas, i * PAGE, PAGE,
+                                                   memory_file, file_fd, PAGE,
+                                                   false), ==, 0);
+    }
+    log = take_log();
+    g_assert_nonnull(strstr(log, "MAP_FILE"));
+    g_assert_null(strstr(strstr(log, "MAP_FILE") + 1, "MAP_FILE"));
+    object_unparent(OBJECT(be));
+
+    fake_kernel_control("map-file 1");
+    be = new_object(&error_abort, NULL);
+    cdev = bind_device(be, &devid);
+    g_assert_cmpint(iommufd_backend_alloc_ioas(be, &ioas), ==, 0);
+    map.ioas_id = attach.pt_id = ioas;
+    map.fd = open("/proc/self/maps", O_RDONLY);
+    g_assert_cmpint(ioctl(be->fd, IOMMU_IOAS_MAP_FILE, &map), ==, 0);
+    close(map.fd);
+    g_assert_cmpint(ioctl(cdev, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach), ==,
+                    -1);
+    g_assert_cmpint(errno, ==, EINVAL);
+    close(cdev);
+    object_unparent(OBJECT(be));
+    assert_nothing_left();
+}
+
 static void test_users(void)
 {
     UserCreatableClass *ucc;
@@ -657,6 +769,9 @@ static const Strict stricts[] = {
     { "map-flags", IOMMU_IOAS_MAP, { 40, 0xf, 2 }, EOPNOTSUPP },
     { "map-reserved", IOMMU_IOAS_MAP, { 40, 0x7, 2, 1 }, EOPNOTSUPP },
     { "map-no-access", IOMMU_IOAS_MAP, { 40, 0x1, 2, 0, 0, 0, 4096 }, EINVAL },
+    { "map-file-flags", IOMMU_IOAS_MAP_FILE, { 40, 0xf, 2 }, EOPNOTSUPP },
+    { "map-file-not-open", IOMMU_IOAS_MAP_FILE, { 40, 7, 2, 987, 0, 0, 4096 },
+      EBADF },
     { "unmap-overflow", IOMMU_IOAS_UNMAP,
       { 24, 2, 1, 0, UINT32_MAX, UINT32_MAX }, EOVERFLOW },
     { "unmap-nothing", IOMMU_IOAS_UNMAP, { 24, 2 }, EINVAL },
@@ -678,7 +793,7 @@ static void test_strict(const void *data)
     IOMMUFDBackend *be;
     int cdev, ret;
 
-    fake_kernel_control("");
+    fake_kernel_control("map-file 1");
     be = new_object(&error_abort, NULL);
     cdev = bind_device(be, &devid);
     g_assert_cmpint(iommufd_backend_alloc_ioas(be, &ioas), ==, 0);
@@ -841,6 +956,10 @@ int main(int argc, char **argv)
     mprotect(memory, MEMORY, PROT_READ | PROT_WRITE);
     memory_ro = mmap(NULL, MEMORY, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS,
                      -1, 0);
+    file_fd = memfd_create("memory", MFD_CLOEXEC);
+    g_assert_cmpint(ftruncate(file_fd, PAGE + MEMORY), ==, 0);
+    memory_file = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_SHARED,
+                       file_fd, PAGE);
 
     for (i = 0; i < ARRAY_SIZE(calls); i++) {
         add("call", calls[i].name, &calls[i], test_call);
@@ -860,6 +979,7 @@ int main(int argc, char **argv)
     add("adopt", "name", "", test_adopt);
     g_test_add_func("/iommufd/adopt/duplicate", test_adopt_duplicate);
     g_test_add_func("/iommufd/open", test_open);
+    g_test_add_func("/iommufd/map-file", test_map_file);
     g_test_add_func("/iommufd/users", test_users);
     g_test_add_func("/iommufd/object-del", test_object_del);
     g_test_add_func("/iommufd/destroy-busy", test_destroy_busy);
