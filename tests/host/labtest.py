@@ -34,7 +34,10 @@ ROOT = os.environ.get('QI_ROOT') or \
     os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BUILD = os.environ.get('QI_BUILD') or ROOT + '/build'
 QEMU = os.environ.get('QI_QEMU') or BUILD + '/qemu/qemu-system-x86_64'
-VARIANTS = os.environ.get('QI_VARIANTS', 'group iommufd fd').split()
+# the lab host's kernel: a variant of tests/host/kernel-*.config, or ''
+HOST_KERNEL = os.environ.get('QI_HOST_KERNEL', '')
+VARIANTS = os.environ.get('QI_VARIANTS', 'iommufd fd' if HOST_KERNEL == 'nogroup' else
+                          'group iommufd fd').split()
 NVME, E1000E, EDU = '1b36:0010', '8086:10d3', '1234:11e8'
 
 
@@ -445,6 +448,18 @@ class IoctlLog:
         return [(what[c['nr'], c['iova']], c['fd']) for c in self.calls
                 if (c['nr'], c['iova']) in what and not c['errno']]
 
+    def live(self):
+        """{iova: call} of the mappings that are there."""
+        live = {}
+        for c in self.calls:
+            if c['nr'] in self.MAPS and not c['errno']:
+                live[c['iova']] = c
+            elif c['nr'] in self.UNMAPS and not c['errno']:
+                for iova in [i for i in live
+                             if c['iova'] <= i < c['iova'] + c['bytes']]:
+                    del live[iova]
+        return live
+
     def ids(self, nr):
         return [c['id'] for c in self.calls if c['nr'] == nr and not c['errno']]
 
@@ -494,7 +509,8 @@ def main(inside, lab=(), prepare=None, after=None):
             inside(tap)
         sys.exit(tap.failed != 0)
 
-    out = f'{BUILD}/lab/{os.path.basename(sys.argv[0])}'
+    out = f'{BUILD}/lab/{os.path.basename(sys.argv[0])}' + \
+        (HOST_KERNEL and '@' + HOST_KERNEL)
     tap = Tap()
     status = run_lab(tap, out, lab, prepare)
     if not tap.failed and not os.path.exists(out + '/.status'):
