@@ -107,15 +107,18 @@ static void range(unsigned nr, const void *arg, struct call *c)
     }
 }
 
-/* where the kernel returns an id: of a device, an IOAS, a HWPT */
+/* where the kernel returns an id: of a device, an IOAS, a HWPT; of maps, flags */
 static uint32_t id(unsigned nr, const void *arg)
 {
     static const struct {
         uint8_t nr, id;
     } at[] = {
+        { 113, 4 },                 /* VFIO_IOMMU_MAP_DMA */
         { 118, 12 },                /* VFIO_DEVICE_BIND_IOMMUFD */
         { 119, 8 },                 /* VFIO_DEVICE_ATTACH_IOMMUFD_PT */
         { 0x81, 8 },                /* IOMMU_IOAS_ALLOC */
+        { 0x85, 4 },                /* IOMMU_IOAS_MAP */
+        { 0x8f, 4 },                /* IOMMU_IOAS_MAP_FILE */
         { 0x89, 16 },               /* IOMMU_HWPT_ALLOC */
     };
     uint32_t v = 0;
