@@ -19,7 +19,7 @@
 #include "fake-iommufd-env.h"
 
 #define BDF         "0000:65:00.0"
-#define DEVICE      "-object iommufd,id=iommufd0 " \
+#define DEVICE      "-object iommufd,id=iommufd0,map-background=off " \
                     "-device vfio-pci,host=" BDF ",iommufd=iommufd0,addr=5 "
 #define Q35         "-machine q35 -nodefaults "
 #define REGION      "'vtd-05.0-dmar'"

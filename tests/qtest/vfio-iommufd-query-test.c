@@ -13,7 +13,7 @@
 #include "qapi/qmp/qlist.h"
 #include "fake-iommufd-env.h"
 
-#define DEVICE      "-object iommufd,id=iommufd0 " \
+#define DEVICE      "-object iommufd,id=iommufd0,map-background=off " \
                     "-device vfio-pci,id=hd0,host=0000:65:00.0,iommufd=iommufd0 "
 #define MACHINE     "-machine q35 -m 512,slots=2,maxmem=2G -nodefaults " DEVICE
 
