@@ -11,7 +11,9 @@
  * set in its command register.  The kernel clears it when the device is opened
  * (vfio_pci_core_enable()) and every write of it comes through QEMU, those of
  * a guest by a mirror in a BAR too (pci-quirks.c), those of a reset
- * (vfio_pci_pre_reset()) and of an incoming migration as well.  So a device
+ * (vfio_pci_pre_reset()) and of an incoming migration as well.  (A mirror that
+ * no quirk knows lets a guest set it unseen: DMA then faults in the IOMMU until
+ * RAM is mapped.)  So a device
  * opens with the first such write, and closes with one that clears the bit.
  * After a reset that QEMU does not see (FLR by the guest) the kernel restores
  * the command register: the device stays open.
@@ -25,7 +27,8 @@
  * instruction; TCG could run on to the end of its block, so there, and for
  * writes that come from no vCPU, the write waits for RAM itself.
  *
- *   other vCPUs run on; one that opens the device too is held as well
+ *   other vCPUs run on; one that opens the device too is held as well, and
+ *   the writes are made in any order
  *   a write that clears the bit, a reset and the unplug drop what is kept
  *   `stop`, `cont`: a vCPU that `cont` lets run is held again before it does
  *   the failure policy stopped the VM: after `cont` the vCPU waits on
@@ -88,13 +91,15 @@ static void vfio_gate_hold_again(CPUState *cpu, run_on_cpu_data data)
 
 /*
  * Bottom half, since a system reset, which drops writes, keeps all vCPUs
- * stopped and resumes them itself.
+ * stopped and resumes them itself.  A vCPU that somebody resumed meanwhile is
+ * left alone: the ioctl would wait until it leaves KVM_RUN, with the BQL held.
  */
 static void vfio_gate_let_go(void *opaque)
 {
     CPUState *cpu = opaque;
 
-    if (runstate_is_running() && !vfio_gate_holds(cpu)) {
+    if (runstate_is_running() && cpu->stopped && !cpu->unplug &&
+        !vfio_gate_holds(cpu)) {
 #ifdef CONFIG_KVM
         kvm_vcpu_ioctl(cpu, KVM_KVMCLOCK_CTRL, 0);
 #endif
@@ -109,7 +114,9 @@ static void vfio_gate_free(VFIOHeldWrite *w)
     QLIST_REMOVE(w, next);
     notifier_remove(&w->ready);
     qemu_del_vm_change_state_handler(w->vm_state);
-    aio_bh_schedule_oneshot(qemu_get_aio_context(), vfio_gate_let_go, w->cpu);
+    /* Not in a nested aio_poll(), which a reset may be in */
+    aio_bh_schedule_oneshot(iohandler_get_aio_context(), vfio_gate_let_go,
+                            w->cpu);
     g_free(w);
 }
 
@@ -149,7 +156,7 @@ static void vfio_gate_vm_state_changed(void *opaque, bool running,
     CPUState *cpu = w->cpu;
 
     /* The vCPUs are resumed after this: what is queued now comes first */
-    if (running && !vfio_gate_try(w)) {
+    if (running && !vfio_gate_try(w) && !cpu->unplug) {
         async_run_on_cpu(cpu, vfio_gate_hold_again, RUN_ON_CPU_NULL);
     }
 }
@@ -173,6 +180,13 @@ static void vfio_gate_keep(VFIOCdev *cdev, PCIDevice *pdev,
     QLIST_INSERT_HEAD(&cdev->held, w, next);
     trace_vfio_cdev_held(cdev->name, w->cpu->cpu_index);
     vfio_gate_hold(w->cpu);
+}
+
+void vfio_cdev_unrealize(VFIODevice *vbasedev)
+{
+    if (vbasedev->cdev) {
+        vfio_cdev_drop_held(vbasedev->cdev);
+    }
 }
 
 void vfio_cdev_open_gate(VFIOCdev *cdev)

@@ -134,6 +134,7 @@ static int vfio_cdev_attach_pt(VFIOCdev *cdev, uint32_t pt_id)
     trace_vfio_cdev_attach_pt(cdev->name, cdev->devid, pt_id, attach.pt_id,
                               ret);
     cdev->attached = !ret;
+    cdev->ioas->pinning += !ret && !cdev->mdev;
     return ret;
 }
 
@@ -149,6 +150,7 @@ static void vfio_cdev_detach_pt(VFIOCdev *cdev)
                     cdev->name, strerror(-ret));
     }
     cdev->attached = false;
+    cdev->ioas->pinning -= !cdev->mdev;
 }
 
 /*
@@ -205,6 +207,9 @@ static bool vfio_cdev_attach_ioas(VFIOCdev *cdev, AddressSpace *as,
                    "memory" :
                    "the IOMMU cannot give the device the guest's memory map; "
                    "see the host's kernel log");
+        return false;
+    }
+    if (!vfio_ioas_check_ranges(cdev->ioas, errp)) {
         return false;
     }
     if (cdev->mdev || cdev->vbasedev->type != VFIO_DEVICE_TYPE_PCI) {

@@ -10,7 +10,7 @@
  *   cdev-query.c     what query-iommufd tells of a device
  *
  * The device side knows the VFIO device, sysfs and KVM.  It does not know
- * memory or IOVAs: that is ioas.h, which it calls and which never calls back.
+ * memory or IOVAs: that is ioas.h, which it calls.
  */
 
 #ifndef HW_VFIO_CDEV_H
@@ -134,6 +134,14 @@ void vfio_cdev_fill_report(IOMMUFDReport *report, IommufdInfo *info);
  */
 bool vfio_cdev_gate(PCIDevice *pdev, VFIODevice *vbasedev,
                     uint32_t addr, uint32_t val, int len);
+
+/**
+ * vfio_cdev_unrealize - the PCI device is being taken apart
+ *
+ * Writes that wait are dropped: config_write is not to be called any more.  The
+ * device itself is detached later, when it is finalized.
+ */
+void vfio_cdev_unrealize(VFIODevice *vbasedev);
 
 /**
  * vfio_cdev_open_gate - the device can reach memory; waits until it is mapped

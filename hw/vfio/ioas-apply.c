@@ -44,6 +44,7 @@
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
+#include "hw/core/cpu.h"
 #include "trace.h"
 
 /* Above what firmware switches (map-planner.c), below what takes long */
@@ -149,8 +150,11 @@ static void vfio_ioas_filled_more(void *opaque)
     qemu_bh_schedule(ioas->filled);
 }
 
-/* Let the threads fill what is big of @pending: go on, or begin */
-static void vfio_ioas_prefault(VFIOIOAS *ioas)
+/*
+ * Let the threads fill what is big of @pending, and nothing else: go on, or
+ * stop and, if @start, begin.
+ */
+static void vfio_ioas_prefault(VFIOIOAS *ioas, bool start)
 {
     g_autoptr(GArray) big = g_array_new(false, true, sizeof(VFIOPrefaultRange));
     guint i;
@@ -177,7 +181,7 @@ static void vfio_ioas_prefault(VFIOIOAS *ioas)
         return;
     }
     vfio_ioas_stop_prefault(ioas);
-    if (big->len) {
+    if (big->len && start) {
         unsigned threads = ioas->be->map_threads ?:
                            vfio_prefault_threads();
 
@@ -211,6 +215,7 @@ static void vfio_ioas_take_filled(void *opaque)
 {
     VFIOIOAS *ioas = opaque;
 
+    vfio_ioas_prefault(ioas, true);
     if (ioas->prefault &&
         ioas->taken < vfio_prefault_filled(ioas->prefault)) {
         vfio_ioas_take(ioas);
@@ -231,7 +236,7 @@ static void vfio_ioas_map_pending(VFIOIOAS *ioas)
     g_autoptr(GArray) pending = ioas->pending;
     guint i;
 
-    vfio_ioas_prefault(ioas);
+    vfio_ioas_prefault(ioas, true);
     ioas->pending = g_array_new(false, false, sizeof(VFIOMapRange));
     for (i = 0; i < pending->len && !ioas->setup_error; i++) {
         if (vfio_ioas_is_big(&RANGE(pending, i))) {
@@ -250,9 +255,14 @@ static void vfio_ioas_foresee(VFIOIOAS *ioas)
 
     for (i = 0; i < ioas->pending->len; i++) {
         const VFIOMapRange *r = &RANGE(ioas->pending, i);
-        int ret = !vfio_ioas_reachable(ioas, r->iova, r->last) ? -ERANGE :
-                  vfio_ioas_exceeds_memlock(vfio_map_bytes(wanted)) ? -ENOMEM :
-                  0;
+        int ret = 0;
+
+        if (!vfio_ioas_reachable(ioas, r->iova, r->last)) {
+            ret = -ERANGE;
+        } else if (ioas->pinning &&
+                   vfio_ioas_exceeds_memlock(vfio_map_bytes(wanted))) {
+            ret = -ENOMEM;
+        }
 
         if (ret) {
             vfio_ioas_map_failed(ioas, vfio_ioas_region_name(ioas, r->iova),
@@ -264,8 +274,15 @@ static void vfio_ioas_foresee(VFIOIOAS *ioas)
 
 bool vfio_ioas_ready(VFIOIOAS *ioas)
 {
+    guint i;
+
     if (ioas->incomplete || ioas->prefault) {
         return false;
+    }
+    for (i = 0; i < ioas->pending->len; i++) {
+        if (vfio_ioas_is_big(&RANGE(ioas->pending, i))) {
+            return false;       /* the bottom half will begin with it */
+        }
     }
     vfio_ioas_map_pending(ioas);
     return !ioas->incomplete;
@@ -304,9 +321,10 @@ bool vfio_ioas_apply_ram(VFIOIOAS *ioas)
     if (ioas->open || !ioas->be->map_background) {
         vfio_ioas_map_pending(ioas);
     } else {
-        vfio_ioas_prefault(ioas);
+        /* Threads inherit where they may run: not that of a vCPU's thread */
+        vfio_ioas_prefault(ioas, !current_cpu);
     }
-    /* Whoever waits for what is not pending any more */
+    /* To begin, and for whoever waits for what is not pending any more */
     qemu_bh_schedule(ioas->filled);
     return unmapped;
 }
@@ -323,7 +341,9 @@ void vfio_ioas_start_ram(VFIOIOAS *ioas)
 {
     ioas->mapped = g_array_new(false, false, sizeof(VFIOMapRange));
     ioas->pending = g_array_new(false, false, sizeof(VFIOMapRange));
-    ioas->filled = qemu_bh_new(vfio_ioas_take_filled, ioas);
+    /* Not in a nested aio_poll(): it writes to devices and resumes vCPUs */
+    ioas->filled = aio_bh_new(iohandler_get_aio_context(),
+                              vfio_ioas_take_filled, ioas);
 }
 
 void vfio_ioas_stop_ram(VFIOIOAS *ioas)

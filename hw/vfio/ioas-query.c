@@ -22,8 +22,12 @@ static void vfio_failed_map_free(VFIOFailedMap *f)
 void vfio_ioas_note_failed(VFIOIOAS *ioas, const char *region,
                            uint64_t iova, uint64_t last, int ret)
 {
-    VFIOFailedMap *f = g_new(VFIOFailedMap, 1);
+    VFIOFailedMap *f = g_queue_peek_head(&ioas->failed);
 
+    if (f && f->iova == iova && f->last == last && f->ret == ret) {
+        return;                 /* tried again */
+    }
+    f = g_new(VFIOFailedMap, 1);
     f->region = g_strdup(region);
     f->iova = iova;
     f->last = last;

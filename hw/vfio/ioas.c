@@ -158,12 +158,22 @@ void vfio_ioas_put_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt, uint32_t devid)
     g_free(hwpt);
 }
 
-/* A device that joins may narrow what the IOMMU translates for all */
-static bool vfio_ioas_check_ranges(VFIOIOAS *ioas, Error **errp)
+bool vfio_ioas_check_ranges(VFIOIOAS *ioas, Error **errp)
 {
-    g_autoptr(GArray) wanted = vfio_ioas_wanted(ioas);
+    g_autoptr(GArray) wanted = NULL;
+    int ret = vfio_ioas_read_ranges(ioas);
     guint i;
 
+    if (ret) {
+        error_setg_errno(errp, -ret, "IOMMU_IOAS_IOVA_RANGES of IOAS %" PRIu32
+                         " failed", ioas->id);
+        return false;
+    }
+    if (!ioas->listening) {
+        return true;            /* checked with what the listener is told */
+    }
+
+    wanted = vfio_ioas_wanted(ioas);
     for (i = 0; i < wanted->len; i++) {
         VFIOMapRange *r = &g_array_index(wanted, VFIOMapRange, i);
 
@@ -179,18 +189,8 @@ static bool vfio_ioas_check_ranges(VFIOIOAS *ioas, Error **errp)
 
 bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp)
 {
-    int ret = vfio_ioas_read_ranges(ioas);
-
-    if (ret) {
-        error_setg_errno(errp, -ret, "IOMMU_IOAS_IOVA_RANGES of IOAS %" PRIu32
-                         " failed", ioas->id);
-        return false;
-    }
     if (!ioas->listening) {
         return vfio_ioas_listen(ioas, errp);
-    }
-    if (!vfio_ioas_check_ranges(ioas, errp)) {
-        return false;
     }
     vfio_ioas_tell_bars(ioas);
     return true;

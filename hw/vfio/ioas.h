@@ -6,7 +6,7 @@
  * There is one VFIOIOAS per pair of AddressSpace and iommufd object.  All
  * devices of the pair share its mappings.  This side knows guest memory and
  * the iommufd; it does not know PCI, sysfs or KVM.  The device side (cdev.c)
- * calls it; it never calls back.
+ * calls it; it calls back only who waits in VFIOIOAS.ready.
  *
  *   ioas.c           the kernel's IOAS and HWPTs, IOVA ranges, life cycle
  *   ioas-listener.c  the MemoryListener: sections come and go
@@ -98,6 +98,7 @@ struct VFIOIOAS {
     GArray *mapped;             /* of VFIOMapRange: RAM sections, in order */
     GArray *pending;            /* the same: missing, no device is open */
     unsigned open;              /* devices that can reach memory now */
+    unsigned pinning;           /* attached devices with an IOMMU: RAM counts */
     VFIOPrefault *prefault;     /* fills what is big of @pending */
     guint taken;                /* of its ranges: mapped, so not pending */
     uint64_t taken_bytes;
@@ -147,12 +148,20 @@ void vfio_ioas_join_hwpt(VFIOHWPT *hwpt, uint32_t devid);
 void vfio_ioas_put_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt, uint32_t devid);
 
 /**
- * vfio_ioas_attached - a device was attached: make the memory map good for it
+ * vfio_ioas_check_ranges - a device was attached: can it reach all RAM?
  *
- * Reads the IOVA ranges again and, for the first device, maps all RAM of the
- * address space.  On failure (RAM outside the ranges, memlock, ...) returns
- * false with @errp naming range, reason and remedy; the caller detaches the
- * device and puts the IOAS, which undoes the rest.
+ * Reads the IOVA ranges again; a device that joins may narrow them for all.  On
+ * failure returns false with @errp naming range and remedy; see below.
+ */
+bool vfio_ioas_check_ranges(VFIOIOAS *ioas, Error **errp);
+
+/**
+ * vfio_ioas_attached - make the memory map good for a device that was attached
+ *
+ * For the first device, maps all RAM of the address space, or makes it pending.
+ * On failure (RAM outside the ranges, memlock, ...) returns false with @errp
+ * naming range, reason and remedy; the caller detaches the device and puts the
+ * IOAS, which undoes the rest.
  */
 bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp);
 

@@ -117,6 +117,7 @@ VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
     VFIOPrefault *p = g_new0(VFIOPrefault, 1);
     sigset_t all, old;
     GThread *thread;
+    guint i;
 
     p->notify = notify;
     p->opaque = opaque;
@@ -139,6 +140,9 @@ VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
     pthread_sigmask(SIG_SETMASK, &old, NULL);
 
     if (!p->threads->len) {     /* RLIMIT_NPROC: then the map does it all */
+        for (i = 0; i < ranges->len; i++) {
+            p->bytes += g_array_index(ranges, VFIOPrefaultRange, i).size;
+        }
         p->filled = p->next = ranges->len;
         notify(opaque);
     }
