@@ -13,10 +13,9 @@
  * a guest by a mirror in a BAR too (pci-quirks.c), those of a reset
  * (vfio_pci_pre_reset()) and of an incoming migration as well.  (A mirror that
  * no quirk knows lets a guest set it unseen: DMA then faults in the IOMMU until
- * RAM is mapped.)  So a device
- * opens with the first such write, and closes with one that clears the bit.
- * After a reset that QEMU does not see (FLR by the guest) the kernel restores
- * the command register: the device stays open.
+ * RAM is mapped.)  So a device opens with the first such write, and closes with
+ * one that clears the bit.  After a reset that QEMU does not see (FLR by the
+ * guest) the kernel restores the command register: the device stays open.
  *
  * Devices that are not PCI, and emulated ones (mdev), are open all the time.
  *

@@ -215,7 +215,9 @@ static void vfio_ioas_take_filled(void *opaque)
 {
     VFIOIOAS *ioas = opaque;
 
-    vfio_ioas_prefault(ioas, true);
+    if (!ioas->prefault) {
+        vfio_ioas_prefault(ioas, true);
+    }
     if (ioas->prefault &&
         ioas->taken < vfio_prefault_filled(ioas->prefault)) {
         vfio_ioas_take(ioas);
@@ -248,27 +250,19 @@ static void vfio_ioas_map_pending(VFIOIOAS *ioas)
 }
 
 /* What is pending and will fail for sure fails now */
-static void vfio_ioas_foresee(VFIOIOAS *ioas)
+static void vfio_ioas_foresee(VFIOIOAS *ioas, const GArray *wanted)
 {
-    g_autoptr(GArray) wanted = vfio_ioas_wanted(ioas);
-    guint i;
+    const VFIOMapRange *r = vfio_ioas_unreachable(ioas, ioas->pending);
+    int ret = -ERANGE;
 
-    for (i = 0; i < ioas->pending->len; i++) {
-        const VFIOMapRange *r = &RANGE(ioas->pending, i);
-        int ret = 0;
-
-        if (!vfio_ioas_reachable(ioas, r->iova, r->last)) {
-            ret = -ERANGE;
-        } else if (ioas->pinning &&
-                   vfio_ioas_exceeds_memlock(vfio_map_bytes(wanted))) {
-            ret = -ENOMEM;
-        }
-
-        if (ret) {
-            vfio_ioas_map_failed(ioas, vfio_ioas_region_name(ioas, r->iova),
-                                 r->iova, r->last, ret);
-            return;
-        }
+    if (ioas->pending->len && r != &RANGE(ioas->pending, 0) && ioas->pinning &&
+        vfio_ioas_exceeds_memlock(vfio_map_bytes(wanted))) {
+        r = &RANGE(ioas->pending, 0);
+        ret = -ENOMEM;
+    }
+    if (r) {
+        vfio_ioas_map_failed(ioas, vfio_ioas_region_name(ioas, r->iova),
+                             r->iova, r->last, ret);
     }
 }
 
@@ -314,7 +308,7 @@ bool vfio_ioas_apply_ram(VFIOIOAS *ioas)
     for (i = 0; i < unmaps->len; i++) {
         unmapped &= vfio_ioas_apply_unmap(ioas, &RANGE(unmaps, i));
     }
-    vfio_ioas_foresee(ioas);
+    vfio_ioas_foresee(ioas, wanted);
     if (ioas->setup_error) {
         return unmapped;
     }

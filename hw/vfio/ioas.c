@@ -162,7 +162,7 @@ bool vfio_ioas_check_ranges(VFIOIOAS *ioas, Error **errp)
 {
     g_autoptr(GArray) wanted = NULL;
     int ret = vfio_ioas_read_ranges(ioas);
-    guint i;
+    const VFIOMapRange *r;
 
     if (ret) {
         error_setg_errno(errp, -ret, "IOMMU_IOAS_IOVA_RANGES of IOAS %" PRIu32
@@ -174,17 +174,13 @@ bool vfio_ioas_check_ranges(VFIOIOAS *ioas, Error **errp)
     }
 
     wanted = vfio_ioas_wanted(ioas);
-    for (i = 0; i < wanted->len; i++) {
-        VFIOMapRange *r = &g_array_index(wanted, VFIOMapRange, i);
-
-        if (!vfio_ioas_reachable(ioas, r->iova, r->last)) {
-            error_propagate(errp, vfio_ioas_map_error(
-                ioas, vfio_ioas_region_name(ioas, r->iova), r->iova, r->last,
-                -ERANGE));
-            return false;
-        }
+    r = vfio_ioas_unreachable(ioas, wanted);
+    if (r) {
+        error_propagate(errp, vfio_ioas_map_error(
+            ioas, vfio_ioas_region_name(ioas, r->iova), r->iova, r->last,
+            -ERANGE));
     }
-    return true;
+    return !r;
 }
 
 bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp)
@@ -196,7 +192,7 @@ bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp)
     return true;
 }
 
-bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last)
+static bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last)
 {
     uint32_t i;
 
@@ -206,6 +202,20 @@ bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last)
         }
     }
     return false;
+}
+
+const VFIOMapRange *vfio_ioas_unreachable(VFIOIOAS *ioas, const GArray *ranges)
+{
+    guint i;
+
+    for (i = 0; i < ranges->len; i++) {
+        const VFIOMapRange *r = &g_array_index(ranges, VFIOMapRange, i);
+
+        if (!vfio_ioas_reachable(ioas, r->iova, r->last)) {
+            return r;
+        }
+    }
+    return NULL;
 }
 
 /* The file that this memory is a shared mapping of, and where in it; or -1 */

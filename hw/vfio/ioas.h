@@ -190,9 +190,10 @@ bool vfio_ioas_ready(VFIOIOAS *ioas);
 /* Among the parts of the address-space side */
 
 /**
- * vfio_ioas_reachable - can the IOMMU translate all of [@iova, @last]?
+ * vfio_ioas_unreachable - the first of the VFIOMapRanges that the IOMMU cannot
+ * translate whole, or NULL
  */
-bool vfio_ioas_reachable(VFIOIOAS *ioas, uint64_t iova, uint64_t last);
+const VFIOMapRange *vfio_ioas_unreachable(VFIOIOAS *ioas, const GArray *ranges);
 
 /**
  * vfio_ioas_map - make one mapping of [@iova, @last]
