@@ -87,6 +87,14 @@ static uint64_t wait_filled(QTestState *qts)
     return pending(qts);
 }
 
+/* What was mapped since the last call */
+static FakeMaps take_maps(FakeEnv *env)
+{
+    g_autofree char *log = fake_env_take_log(env);
+
+    return fake_env_maps(log);
+}
+
 static void quit(FakeEnv *env, QTestState *qts)
 {
     qtest_quit(qts);
@@ -99,14 +107,12 @@ static void test_pending(void)
     FakeEnv *env = fake_env_new();
     QTestState *qts = fake_env_start(env, Q35 OBJECT DEVICES);
     uint64_t small = wait_filled(qts);
-    char *log = fake_env_take_log(env);
-    FakeMaps m = fake_env_maps(log);
+    FakeMaps m = take_maps(env);
 
     g_assert_cmpuint(small, >, 16 * MiB);
     g_assert_cmpuint(small, <, 32 * MiB);
     g_assert_cmpuint(m.maps, ==, 1);
     g_assert_false(dma(qts, "hd0") || dma(qts, "hd1"));
-    g_free(log);
 
     /* memory decode alone is not it, nor the upper byte, nor the status */
     config_write(qts, 5, COMMAND, 2);
@@ -118,17 +124,13 @@ static void test_pending(void)
     g_assert_true(dma(qts, "hd0"));
     g_assert_false(dma(qts, "hd1"));
     g_assert_cmpuint(pending(qts), ==, 0);
-    log = fake_env_take_log(env);
-    m = fake_env_maps(log);
+    m = take_maps(env);
     g_assert_cmpuint(m.mapped_rw + m.mapped_ro, ==, small);
-    g_free(log);
 
     config_write_byte(qts, 6, COMMAND, MASTER);
     g_assert_true(dma(qts, "hd1"));
-    log = fake_env_take_log(env);
-    m = fake_env_maps(log);
+    m = take_maps(env);
     g_assert_cmpuint(m.maps + m.unmaps, ==, 0);
-    g_free(log);
     quit(env, qts);
 }
 
@@ -147,26 +149,21 @@ static void test_windows(void)
 {
     FakeEnv *env = fake_env_new();
     QTestState *qts = fake_env_start(env, Q35 OBJECT DEVICES);
-    char *log;
     FakeMaps m;
 
     wait_filled(qts);
-    g_free(fake_env_take_log(env));
+    take_maps(env);
     toggle_pam(qts);
-    log = fake_env_take_log(env);
-    m = fake_env_maps(log);
+    m = take_maps(env);
     g_assert_cmpuint(m.maps + m.unmaps + m.failed, ==, 0);
-    g_free(log);
 
     config_write(qts, 5, COMMAND, MASTER);
-    g_free(fake_env_take_log(env));
+    take_maps(env);
     toggle_pam(qts);
-    log = fake_env_take_log(env);
-    m = fake_env_maps(log);
+    m = take_maps(env);
     g_assert_cmpuint(m.maps, >, 0);
     g_assert_cmpuint(m.failed, ==, 0);
     g_assert_cmpuint(pending(qts), ==, 0);
-    g_free(log);
     quit(env, qts);
 }
 
@@ -175,41 +172,35 @@ static void test_close(void)
 {
     FakeEnv *env = fake_env_new();
     QTestState *qts = fake_env_start(env, Q35 OBJECT DEVICES);
-    char *log;
     FakeMaps m;
 
     config_write(qts, 5, COMMAND, MASTER);
-    g_free(fake_env_take_log(env));
+    take_maps(env);
     config_write(qts, 5, COMMAND, 0);
     g_assert_false(dma(qts, "hd0"));
     config_write(qts, 5, COMMAND, MASTER);
     g_assert_true(dma(qts, "hd0"));
-    qobject_unref(qtest_qmp(qts, "{'execute': 'system_reset'}"));
+    qtest_qmp_assert_success(qts, "{'execute': 'system_reset'}");
     qtest_qmp_eventwait(qts, "RESET");
     g_assert_false(dma(qts, "hd0"));
-    log = fake_env_take_log(env);
-    m = fake_env_maps(log);
+    m = take_maps(env);
     g_assert_cmpuint(m.mapped_rw, <=, MiB);
-    g_free(log);
     quit(env, qts);
 }
 
-/* Memory that comes while no device is enabled waits, too; and may go again */
+/* Memory that comes while no device is enabled waits, too */
 static void test_memory_hotplug(void)
 {
     FakeEnv *env = fake_env_new();
     QTestState *qts = fake_env_start(env, Q35 OBJECT DEVICES);
     uint64_t small = wait_filled(qts);
-    QDict *rsp;
 
-    rsp = qtest_qmp(qts, "{'execute': 'object-add', 'arguments': {'qom-type': "
-                    "'memory-backend-ram', 'id': 'mem1', 'size': 16777216}}");
-    g_assert_true(qdict_haskey(rsp, "return"));
-    qobject_unref(rsp);
-    rsp = qtest_qmp(qts, "{'execute': 'device_add', 'arguments': {'driver': "
-                    "'pc-dimm', 'id': 'dimm1', 'memdev': 'mem1'}}");
-    g_assert_true(qdict_haskey(rsp, "return"));
-    qobject_unref(rsp);
+    qtest_qmp_assert_success(qts, "{'execute': 'object-add', 'arguments': "
+                             "{'qom-type': 'memory-backend-ram', 'id': 'mem1', "
+                             "'size': 16777216}}");
+    qtest_qmp_assert_success(qts, "{'execute': 'device_add', 'arguments': "
+                             "{'driver': 'pc-dimm', 'id': 'dimm1', "
+                             "'memdev': 'mem1'}}");
     g_assert_cmpuint(pending(qts), ==, small + 16 * MiB);
     config_write(qts, 6, COMMAND, MASTER);
     g_assert_cmpuint(pending(qts), ==, 0);
@@ -223,7 +214,6 @@ static void test_failure(void)
     QTestState *qts = fake_env_start_heard(env, Q35 OBJECT DEVICES);
     char *said;
     FakeMaps m;
-    char *log;
 
     wait_filled(qts);
     fake_env_control(env, "fail IOMMU_IOAS_MAP 1 12");
@@ -234,14 +224,12 @@ static void test_failure(void)
                             "guest memory"));
     g_free(said);
     fake_env_control(env, "");
-    g_free(fake_env_take_log(env));
-    qobject_unref(qtest_qmp(qts, "{'execute': 'cont'}"));
+    take_maps(env);
+    qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
     qtest_qmp_eventwait(qts, "RESUME");
     g_assert_cmpuint(pending(qts), ==, 0);
-    log = fake_env_take_log(env);
-    m = fake_env_maps(log);
+    m = take_maps(env);
     g_assert_cmpuint(m.maps, ==, 1);
-    g_free(log);
     quit(env, qts);
 }
 
@@ -268,16 +256,13 @@ static void test_unplug(void)
     int i;
 
     for (i = 0; i < 20; i++) {
-        QDict *rsp = qtest_qmp(qts, "{'execute': 'device_add', 'arguments': "
-                               "{'driver': 'vfio-pci', 'id': 'hd0', 'host': "
-                               "'0000:65:00.0', 'iommufd': 'iommufd0', "
-                               "'bus': 'rp'}}");
-
-        g_assert_true(qdict_haskey(rsp, "return"));
-        qobject_unref(rsp);
-        qobject_unref(qtest_qmp(qts, "{'execute': 'device_del', 'arguments': "
-                                "{'id': 'hd0'}}"));
-        qobject_unref(qtest_qmp(qts, "{'execute': 'system_reset'}"));
+        qtest_qmp_assert_success(qts, "{'execute': 'device_add', 'arguments': "
+                                 "{'driver': 'vfio-pci', 'id': 'hd0', 'host': "
+                                 "'0000:65:00.0', 'iommufd': 'iommufd0', "
+                                 "'bus': 'rp'}}");
+        qtest_qmp_assert_success(qts, "{'execute': 'device_del', 'arguments': "
+                                 "{'id': 'hd0'}}");
+        qtest_qmp_assert_success(qts, "{'execute': 'system_reset'}");
         qtest_qmp_eventwait(qts, "DEVICE_DELETED");
     }
     quit(env, qts);
