@@ -188,6 +188,9 @@ static void vfio_ioas_prefault(VFIOIOAS *ioas, bool start)
         trace_vfio_ioas_prefault(ioas->id, big->len, threads);
         ioas->prefault = vfio_prefault_start(big, threads,
                                              vfio_ioas_filled_more, ioas);
+        if (!QLIST_EMPTY(&ioas->ready.notifiers)) {
+            vfio_prefault_hurry(ioas->prefault);
+        }
     }
 }
 
@@ -270,6 +273,9 @@ bool vfio_ioas_ready(VFIOIOAS *ioas)
 {
     guint i;
 
+    if (ioas->prefault) {
+        vfio_prefault_hurry(ioas->prefault);
+    }
     if (ioas->incomplete || ioas->prefault) {
         return false;
     }

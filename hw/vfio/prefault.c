@@ -15,18 +15,25 @@
  * The threads take small pieces in turn, so that all work on the same range
  * and the first ranges are done first, and so that the memory map of the
  * process (mmap_lock) is not kept for long.
+ *
+ * While nobody waits they are nice, so that the machine that starts meanwhile
+ * has the CPUs first.  Without privileges nobody can make them less nice
+ * again, so whoever waits gets as many new ones that are not.  Not SCHED_IDLE:
+ * on a busy host a thread that holds mmap_lock has to get on.
  */
 
 #include "qemu/osdep.h"
 #include <sched.h>
+#include <sys/resource.h>
 #include "qemu/ctype.h"
 #include "qemu/lockable.h"
 #include "qemu/thread.h"
 #include "qemu/units.h"
 #include "prefault.h"
 
-#define PIECE (4 * MiB)
+#define PIECE (2 * MiB)
 #define THREADS_PER_NODE 8
+#define NICER 10                /* about a tenth of what others get */
 #define NODES "/sys/devices/system/node"
 
 #ifndef MADV_POPULATE_WRITE
@@ -38,6 +45,8 @@ struct VFIOPrefault {
     void *opaque;
     GArray *ranges;             /* of VFIOPrefaultRange */
     GPtrArray *threads;         /* of GThread */
+    unsigned count;             /* of them at a time */
+    bool hurried;
 
     QemuMutex lock;             /* for what follows */
     QemuCond grown;             /* @filled, that is */
@@ -86,7 +95,7 @@ static bool vfio_prefault_done(VFIOPrefault *p, int range, uint64_t size)
     return p->filled > before;
 }
 
-static gpointer vfio_prefault_thread(gpointer opaque)
+static gpointer vfio_prefault_fill(gpointer opaque)
 {
     VFIOPrefault *p = opaque;
     uint64_t vaddr, size;
@@ -111,12 +120,35 @@ static gpointer vfio_prefault_thread(gpointer opaque)
     return NULL;
 }
 
+static gpointer vfio_prefault_fill_nicely(gpointer opaque)
+{
+    int nice = getpriority(PRIO_PROCESS, 0);
+
+    /* Of this thread; where it is refused (-sandbox) it works as it is */
+    setpriority(PRIO_PROCESS, 0, MIN(nice + NICER, 19));
+    return vfio_prefault_fill(opaque);
+}
+
+static void vfio_prefault_add_threads(VFIOPrefault *p, GThreadFunc fill)
+{
+    guint len = p->threads->len + p->count;
+    sigset_t all, old;
+    GThread *thread;
+
+    /* Signals are for the threads that QEMU chose for them */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    while (p->threads->len < len &&
+           (thread = g_thread_try_new("vfio-prefault", fill, p, NULL))) {
+        g_ptr_array_add(p->threads, thread);
+    }
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+}
+
 VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
                                   void (*notify)(void *opaque), void *opaque)
 {
     VFIOPrefault *p = g_new0(VFIOPrefault, 1);
-    sigset_t all, old;
-    GThread *thread;
     guint i;
 
     p->notify = notify;
@@ -126,18 +158,10 @@ VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
     g_array_append_vals(p->ranges, ranges->data, ranges->len);
     p->busy = g_new0(unsigned, ranges->len);
     p->threads = g_ptr_array_new();
+    p->count = threads;
     qemu_mutex_init(&p->lock);
     qemu_cond_init(&p->grown);
-
-    /* Signals are for the threads that QEMU chose for them */
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &old);
-    while (p->threads->len < threads &&
-           (thread = g_thread_try_new("vfio-prefault", vfio_prefault_thread, p,
-                                      NULL))) {
-        g_ptr_array_add(p->threads, thread);
-    }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    vfio_prefault_add_threads(p, vfio_prefault_fill_nicely);
 
     if (!p->threads->len) {     /* RLIMIT_NPROC: then the map does it all */
         for (i = 0; i < ranges->len; i++) {
@@ -147,6 +171,14 @@ VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
         notify(opaque);
     }
     return p;
+}
+
+void vfio_prefault_hurry(VFIOPrefault *p)
+{
+    if (!p->hurried && !vfio_prefault_finished(p)) {
+        p->hurried = true;
+        vfio_prefault_add_threads(p, vfio_prefault_fill);
+    }
 }
 
 void vfio_prefault_stop(VFIOPrefault *p)
@@ -180,6 +212,7 @@ bool vfio_prefault_finished(VFIOPrefault *p)
 
 void vfio_prefault_wait(VFIOPrefault *p, guint count)
 {
+    vfio_prefault_hurry(p);
     QEMU_LOCK_GUARD(&p->lock);
     while (p->filled < count) {
         qemu_cond_wait(&p->grown, &p->lock);

@@ -25,7 +25,7 @@ typedef struct VFIOPrefaultRange {
 /**
  * vfio_prefault_start - begin to fill the memory
  * @ranges: GArray of VFIOPrefaultRange, copied; filled in this order
- * @threads: how many, at least 1
+ * @threads: how many, at least 1; nice ones, see vfio_prefault_hurry()
  * @notify: called in one of the threads, without locks, after
  *          vfio_prefault_filled() has grown
  *
@@ -36,6 +36,13 @@ typedef struct VFIOPrefaultRange {
  */
 VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
                                   void (*notify)(void *opaque), void *opaque);
+
+/**
+ * vfio_prefault_hurry - somebody waits: as many threads more, not nice ones
+ *
+ * Does nothing the second time, or when there is nothing left to fill.
+ */
+void vfio_prefault_hurry(VFIOPrefault *p);
 
 /**
  * vfio_prefault_stop - end it and free it
@@ -56,7 +63,8 @@ guint vfio_prefault_filled(VFIOPrefault *p);
 bool vfio_prefault_finished(VFIOPrefault *p);
 
 /**
- * vfio_prefault_wait - wait until @count ranges, from the first on, are done
+ * vfio_prefault_wait - hurry, and wait until @count ranges, from the first on,
+ * are done
  */
 void vfio_prefault_wait(VFIOPrefault *p, guint count);
 

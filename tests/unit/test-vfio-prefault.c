@@ -7,6 +7,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/resource.h>
 #include "qemu/atomic.h"
 #include "qemu/units.h"
 #include "hw/vfio/prefault.h"
@@ -124,6 +125,58 @@ static void test_stop(void)
     g_assert_cmpuint(bytes, <, size / 100);
 }
 
+/* How many threads of this process are so nice */
+static unsigned threads_at(int nice)
+{
+    g_autoptr(GDir) dir = g_dir_open("/proc/self/task", 0, NULL);
+    const char *name;
+    unsigned n = 0;
+
+    while ((name = g_dir_read_name(dir))) {
+        errno = 0;
+        n += getpriority(PRIO_PROCESS, atoi(name)) == nice && !errno;
+    }
+    return n;
+}
+
+static void wait_for_threads(int nice, unsigned n)
+{
+    int i;
+
+    for (i = 0; i < 5000 && threads_at(nice) != n; i++) {
+        g_usleep(1000);
+    }
+    g_assert_cmpuint(threads_at(nice), ==, n);
+}
+
+/* Nice while nobody waits; then there are others, once */
+static void test_hurry(void)
+{
+    const uint64_t size = 1 * TiB;
+    int nice = getpriority(PRIO_PROCESS, 0), nicer = MIN(nice + 10, 19);
+    g_autoptr(GArray) ranges = new_ranges();
+    char *p = new_memory(size);
+    unsigned others;
+    VFIOPrefault *f;
+
+    if (nicer == nice) {
+        g_test_skip("run with nice 19: nothing is nicer");
+        return;
+    }
+    others = threads_at(nice);
+    add(ranges, p, size);
+    f = vfio_prefault_start(ranges, 2, notify, &notified);
+    wait_for_threads(nicer, 2);
+    g_assert_cmpuint(threads_at(nice), ==, others);
+    vfio_prefault_hurry(f);
+    vfio_prefault_hurry(f);
+    wait_for_threads(nice, others + 2);
+    g_assert_cmpuint(threads_at(nicer), ==, 2);
+    vfio_prefault_stop(f);
+    g_assert_cmpuint(threads_at(nice), ==, others);
+    munmap(p, size);
+}
+
 static void test_matches(void)
 {
     g_autoptr(GArray) ranges = new_ranges();
@@ -180,6 +233,7 @@ int main(int argc, char **argv)
                          test_fills);
     g_test_add_func("/vfio/prefault/holes", test_holes);
     g_test_add_func("/vfio/prefault/stop", test_stop);
+    g_test_add_func("/vfio/prefault/hurry", test_hurry);
     g_test_add_func("/vfio/prefault/matches", test_matches);
     g_test_add_func("/vfio/prefault/no-thread", test_no_thread);
     g_test_add_func("/vfio/prefault/threads", test_threads);
