@@ -117,6 +117,7 @@ static bool vfio_cdev_get_info(VFIOCdev *cdev, Error **errp)
     vbasedev->num_regions = info.num_regions;
     vbasedev->flags = info.flags;
     vbasedev->reset_works = info.flags & VFIO_DEVICE_FLAGS_RESET;
+    cdev->fresh = vbasedev->reset_works && !cdev->mdev;
     return true;
 }
 
@@ -219,6 +220,17 @@ static bool vfio_cdev_attach_ioas(VFIOCdev *cdev, AddressSpace *as,
 }
 
 /* Reset */
+
+bool vfio_cdev_take_fresh(VFIODevice *vbasedev)
+{
+    bool fresh = vbasedev->cdev && vbasedev->cdev->fresh;
+
+    if (fresh) {
+        trace_vfio_cdev_fresh(vbasedev->name);
+        vbasedev->cdev->fresh = false;
+    }
+    return fresh;
+}
 
 struct vfio_pci_hot_reset_info *vfio_cdev_hot_reset_info(VFIOCdev *cdev,
                                                          int *ret)

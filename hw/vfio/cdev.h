@@ -40,6 +40,7 @@ typedef struct VFIOCdev {
     VFIOIOAS *ioas;
     VFIOHWPT *hwpt;             /* NULL: attached to the IOAS itself */
     bool attached;
+    bool fresh;                 /* the kernel has reset it, and nothing since */
     bool open;                  /* it can reach memory: counts in the IOAS */
     QLIST_HEAD(, VFIOHeldWrite) held;   /* to be made when RAM is ready */
     bool discard_disabled;      /* we count in ram_block_discard_disable */
@@ -86,6 +87,17 @@ bool vfio_cdev_realize(VFIODevice *vbasedev, Error **errp);
  * @vbasedev has no cdev (realize may fail before the attach)
  */
 void vfio_cdev_detach(VFIODevice *vbasedev);
+
+/**
+ * vfio_cdev_take_fresh - can the reset that is due be left out?
+ *
+ * True once, for the first reset of a device that is not an mdev: at BIND the
+ * kernel resets a device that says VFIO_DEVICE_FLAGS_RESET (vfio-pci does so
+ * whenever a device is opened), a function level reset takes 100 ms, and the
+ * first reset of the machine, or of a device that was plugged, comes before
+ * any guest could reach it.
+ */
+bool vfio_cdev_take_fresh(VFIODevice *vbasedev);
 
 /* A property fd= of a device, as char * */
 extern const PropertyInfo vfio_cdev_prop_fd;
