@@ -20,11 +20,17 @@
  * has the CPUs first.  Without privileges nobody can make them less nice
  * again, so whoever waits gets as many new ones that are not.  Not SCHED_IDLE:
  * on a busy host a thread that holds mmap_lock has to get on.
+ *
+ * Where it can be, a piece is touched by its first byte before: a fault takes
+ * the lock of the one mapping it is in (Linux 6.4), madvise() takes mmap_lock,
+ * for which the main thread would wait at each brk() and mmap().  So a huge
+ * page is filled without it, and madvise() finds nothing left to do.
  */
 
 #include "qemu/osdep.h"
 #include <sched.h>
 #include <sys/resource.h>
+#include "qemu/atomic.h"
 #include "qemu/ctype.h"
 #include "qemu/lockable.h"
 #include "qemu/thread.h"
@@ -82,6 +88,21 @@ static int vfio_prefault_take(VFIOPrefault *p, uint64_t *vaddr, uint64_t *size)
     return range;
 }
 
+static void vfio_prefault_piece(const VFIOPrefaultRange *r, uint64_t vaddr,
+                                uint64_t size)
+{
+#ifdef __x86_64__
+    /*
+     * The byte keeps its value, whoever writes beside us.  Elsewhere the CPU
+     * may tell of a read first, and the kernel map the page of zeroes.
+     */
+    if (r->anonymous) {
+        qatomic_cmpxchg((uint8_t *)(uintptr_t)vaddr, 0, 0);
+    }
+#endif
+    madvise((void *)(uintptr_t)vaddr, size, MADV_POPULATE_WRITE);
+}
+
 /* True if more ranges are done than before */
 static bool vfio_prefault_done(VFIOPrefault *p, int range, uint64_t size)
 {
@@ -105,7 +126,8 @@ static gpointer vfio_prefault_fill(gpointer opaque)
     qemu_mutex_lock(&p->lock);
     while ((range = vfio_prefault_take(p, &vaddr, &size)) >= 0) {
         qemu_mutex_unlock(&p->lock);
-        madvise((void *)(uintptr_t)vaddr, size, MADV_POPULATE_WRITE);
+        vfio_prefault_piece(&g_array_index(p->ranges, VFIOPrefaultRange, range),
+                            vaddr, size);
         qemu_mutex_lock(&p->lock);
 
         grown = vfio_prefault_done(p, range, size);
@@ -227,9 +249,21 @@ uint64_t vfio_prefault_bytes(VFIOPrefault *p)
 
 bool vfio_prefault_matches(VFIOPrefault *p, const GArray *ranges, guint skip)
 {
-    return p->ranges->len == skip + ranges->len &&
-           !memcmp(&g_array_index(p->ranges, VFIOPrefaultRange, skip),
-                   ranges->data, ranges->len * sizeof(VFIOPrefaultRange));
+    guint i;
+
+    if (p->ranges->len != skip + ranges->len) {
+        return false;
+    }
+    for (i = 0; i < ranges->len; i++) {
+        const VFIOPrefaultRange *a, *b;
+
+        a = &g_array_index(p->ranges, VFIOPrefaultRange, skip + i);
+        b = &g_array_index(ranges, VFIOPrefaultRange, i);
+        if (a->vaddr != b->vaddr || a->size != b->size) {
+            return false;
+        }
+    }
+    return true;
 }
 
 static unsigned vfio_prefault_nodes(void)

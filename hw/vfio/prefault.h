@@ -20,6 +20,7 @@ typedef struct VFIOPrefaultRange {
     uint64_t vaddr;
     uint64_t size;              /* bytes, not 0 */
     uint64_t page_size;         /* of the memory behind it, a power of two */
+    bool anonymous;             /* private, QEMU's own: a touch cannot fail */
 } VFIOPrefaultRange;
 
 /**

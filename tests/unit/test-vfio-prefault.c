@@ -15,6 +15,7 @@
 #define SIZE    (16 * MiB)
 
 static int notified;
+static bool anonymous = true;   /* of what add() adds */
 
 static void notify(void *opaque)
 {
@@ -33,7 +34,8 @@ static char *new_memory(size_t size)
 
 static void add(GArray *ranges, void *p, uint64_t size)
 {
-    VFIOPrefaultRange r = { (uintptr_t)p, size, qemu_real_host_page_size() };
+    VFIOPrefaultRange r = { (uintptr_t)p, size, qemu_real_host_page_size(),
+                            anonymous };
 
     g_array_append_val(ranges, r);
 }
@@ -94,7 +96,9 @@ static void test_holes(void)
     VFIOPrefault *f;
 
     g_assert_cmpint(mprotect(p + SIZE, SIZE + SIZE / 2, PROT_NONE), ==, 0);
+    anonymous = false;          /* only then there can be any */
     add(ranges, p, 3 * SIZE);
+    anonymous = true;
     f = vfio_prefault_start(ranges, 2, notify, &notified);
     vfio_prefault_wait(f, 1);
     vfio_prefault_stop(f);
