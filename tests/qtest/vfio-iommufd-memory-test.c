@@ -137,6 +137,19 @@ static void test_giommu(void)
     end();
 }
 
+/* One that wants to see each write */
+static void test_giommu_dirty_bits(void)
+{
+    start("", Q35 "-m 256 -device intel-iommu,caching-mode=on,"
+          "x-scalable-mode=on,x-ssads=on " DEVICE);
+    vtd_tables();
+    vtd_enable();
+    qtest_qmp_eventwait(qts, "STOP");
+    expect_said(STOPPED "cannot follow the guest IOMMU " REGION ": an assigned "
+                "device sets no dirty bits: use x-ssads=off\n");
+    end();
+}
+
 /* One that does not tell what it maps */
 static void test_giommu_silent(void)
 {
@@ -296,6 +309,8 @@ int main(int argc, char **argv)
 
     qtest_add_func("vfio-iommufd-memory/giommu", test_giommu);
     qtest_add_func("vfio-iommufd-memory/giommu-silent", test_giommu_silent);
+    qtest_add_func("vfio-iommufd-memory/giommu-dirty-bits",
+                   test_giommu_dirty_bits);
     qtest_add_func("vfio-iommufd-memory/virtio-mem", test_virtio_mem);
     qtest_add_func("vfio-iommufd-memory/giommu-virtio-mem",
                    test_giommu_virtio_mem);
