@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel's side of a VFIO device without a QEMU: cdev and iommufd, by ioctl.
+
+  Iommufd   an open /dev/iommu; its methods are its ioctls
+  Memory    anonymous memory of this process, of pages of 4 KiB or 2 MiB
+  Device    a bound cdev; its registers are read and written through its regions
+
+An ioctl that fails is an OSError. Structs are those of Linux's
+include/uapi/linux/iommufd.h and vfio.h, written with struct.pack.
+"""
+import ctypes
+import fcntl
+import mmap
+import os
+import struct
+
+from labtest import cdev
+
+PAGE, HUGE_PAGE = 4096, 2 << 20
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def ioctl(fd, letter, nr, data):
+    """_IO(letter, nr) on a struct that the kernel may write to; the struct."""
+    buf = bytearray(data)
+    fcntl.ioctl(fd, ord(letter) << 8 | nr, buf, True)
+    return bytes(buf)
+
+
+class Iommufd:
+    HWPT_DIRTY_TRACKING = 2
+
+    def __init__(self):
+        self.fd = os.open('/dev/iommu', os.O_RDWR | os.O_CLOEXEC)
+
+    def close(self):
+        os.close(self.fd)
+
+    def call(self, nr, fmt, *args):
+        """struct.calcsize(fmt) comes first in each struct."""
+        fmt = '=' + fmt
+        return struct.unpack(fmt, ioctl(self.fd, ';', nr, struct.pack(
+            fmt, struct.calcsize(fmt), *args)))
+
+    def destroy(self, ident):
+        self.call(0x80, 'II', ident)
+
+    def ioas_alloc(self):
+        return self.call(0x81, 'III', 0, 0)[2]
+
+    def ioas_map(self, ioas, memory, iova):
+        """For reads and writes, at this iova."""
+        self.call(0x85, 'IIIIQQQ', 7, ioas, 0, memory.addr, memory.size, iova)
+
+    def ioas_unmap(self, ioas, iova, size):
+        return self.call(0x86, 'IIQQ', ioas, iova, size)[3]
+
+    def huge_pages(self, ioas, on):
+        self.call(0x87, 'IIHHIQ', 1, 0, 0, ioas, on)
+
+    def hwpt_alloc(self, dev, ioas, flags=0):
+        return self.call(0x89, 'IIIIIIIIQII', flags, dev.devid, ioas,
+                         0, 0, 0, 0, 0, 0, 0)[4]
+
+    def tracks_writes(self, dev):
+        """What IOMMU_GET_HW_INFO says."""
+        return bool(self.call(0x8a, 'IIIIQIIQ', 0, dev.devid, 0, 0, 0, 0, 0)[7] & 1)
+
+    def set_dirty_tracking(self, hwpt, on):
+        self.call(0x8b, 'IIII', on, hwpt, 0)
+
+    def dirty(self, hwpt, iova, size, clear=True):
+        """The pages of 4 KiB that were written to, as numbers from iova."""
+        bits = Bitmap(size // PAGE)
+        self.call(0x8c, 'IIIIQQQQ', hwpt, not clear, 0, iova, size, PAGE, bits.addr)
+        return bits.pages()
+
+
+class Bitmap:
+    def __init__(self, pages):
+        self.buf = ctypes.create_string_buffer((pages + 63) // 64 * 8)
+        self.addr = ctypes.addressof(self.buf)
+
+    def pages(self):
+        bits = int.from_bytes(self.buf.raw, 'little')
+        return [i for i in range(bits.bit_length()) if bits >> i & 1]
+
+
+class Memory:
+    def __init__(self, size, huge=False):
+        """huge: pages of 2 MiB, as far as the kernel has some."""
+        self.size = size
+        # 2 MiB more, to begin at a multiple of that
+        self.map = mmap.mmap(-1, size + HUGE_PAGE,
+                             mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self.map.madvise(mmap.MADV_HUGEPAGE if huge else mmap.MADV_NOHUGEPAGE)
+        whole = ctypes.addressof(ctypes.c_char.from_buffer(self.map))
+        self.addr = (whole + HUGE_PAGE - 1) & -HUGE_PAGE
+        self.start = self.addr - whole
+        self[0:size] = bytes(size)
+
+    def __getitem__(self, where):
+        return self.map[self.start + where.start:self.start + where.stop]
+
+    def __setitem__(self, where, data):
+        self.map[self.start + where.start:self.start + where.stop] = data
+
+
+class Device:
+    def __init__(self, bdf, iommufd):
+        self.fd = os.open(cdev(bdf), os.O_RDWR | os.O_CLOEXEC)
+        self.devid = self.call(118, 'IIiI', 0, iommufd.fd, 0)[3]
+
+    def close(self):
+        os.close(self.fd)
+
+    def call(self, nr, fmt, *args):
+        fmt = '=' + fmt
+        return struct.unpack(fmt, ioctl(self.fd, ';', nr, struct.pack(
+            fmt, struct.calcsize(fmt), *args)))
+
+    def attach(self, pt):
+        self.call(119, 'III', 0, pt)
+
+    def region(self, index):
+        """(size, offset, flags) of a BAR, or of configuration space (7)."""
+        _, flags, _, _, size, offset = self.call(108, 'IIIIQQ', 0, index, 0, 0, 0)
+        return size, offset, flags
+
+    def enable(self):
+        """Memory space and bus master."""
+        offset = self.region(7)[1] + 4
+        old = struct.unpack('=H', os.pread(self.fd, 2, offset))[0]
+        os.pwrite(self.fd, struct.pack('=H', old | 6), offset)
+
+    def reset(self):
+        fcntl.ioctl(self.fd, ord(';') << 8 | 111)
+
+    def rd(self, reg, fmt='=I', bar=0):
+        return struct.unpack(fmt, os.pread(self.fd, struct.calcsize(fmt),
+                                           self.region(bar)[1] + reg))[0]
+
+    def wr(self, reg, value, fmt='=I', bar=0):
+        os.pwrite(self.fd, struct.pack(fmt, value), self.region(bar)[1] + reg)
