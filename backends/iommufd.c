@@ -183,9 +183,9 @@ static bool iommufd_pins_file(int fd)
            (fs.f_type == TMPFS_MAGIC || fs.f_type == HUGETLBFS_MAGIC);
 }
 
-int iommufd_backend_map_shared(IOMMUFDBackend *be, uint32_t ioas_id,
-                               uint64_t iova, uint64_t size, void *vaddr,
-                               int fd, uint64_t offset, bool readonly)
+int iommufd_backend_map_file(IOMMUFDBackend *be, uint32_t ioas_id,
+                             uint64_t iova, uint64_t size, int fd,
+                             uint64_t offset, bool readonly)
 {
     struct iommu_ioas_map_file map = {
         .size = sizeof(map),
@@ -197,13 +197,23 @@ int iommufd_backend_map_shared(IOMMUFDBackend *be, uint32_t ioas_id,
         .length = size,
         .iova = iova,
     };
+    int ret = ioctl(be->fd, IOMMU_IOAS_MAP_FILE, &map) ? -errno : 0;
+
+    trace_iommufd_backend_map_file(be->fd, ioas_id, iova, size, fd, offset,
+                                   readonly, ret);
+    return ret;
+}
+
+int iommufd_backend_map_shared(IOMMUFDBackend *be, uint32_t ioas_id,
+                               uint64_t iova, uint64_t size, void *vaddr,
+                               int fd, uint64_t offset, bool readonly)
+{
     int refused = 0, ret;
 
     if (be->map_file != ON_OFF_AUTO_OFF && iommufd_pins_file(fd)) {
-        refused = ioctl(be->fd, IOMMU_IOAS_MAP_FILE, &map) ? -errno : 0;
+        refused = iommufd_backend_map_file(be, ioas_id, iova, size, fd, offset,
+                                           readonly);
         be->map_file = iommufd_has_ioctl(refused);
-        trace_iommufd_backend_map_file(be->fd, ioas_id, iova, size, fd, offset,
-                                       readonly, refused);
         if (refused != -ENOTTY && refused != -EINVAL) {
             return refused;
         }

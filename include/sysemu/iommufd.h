@@ -176,6 +176,20 @@ int iommufd_backend_map_shared(IOMMUFDBackend *be, uint32_t ioas_id,
                                int fd, uint64_t offset, bool readonly);
 
 /**
+ * iommufd_backend_map_file - map bytes of a file at a fixed IOVA
+ * @fd, @offset: of a file that the kernel can pin, or of a dma-buf
+ *
+ * IOMMU_IOAS_MAP_FILE, Linux 6.13; dma-bufs of vfio-pci 6.19.  The mapping
+ * keeps the file.  Returns as iommufd_backend_map_dma(), or
+ *   -ENOTTY      an older kernel
+ *   -ENODEV      the exporter of the dma-buf has revoked it
+ *   -EOPNOTSUPP  not this kind of dma-buf
+ */
+int iommufd_backend_map_file(IOMMUFDBackend *be, uint32_t ioas_id,
+                             uint64_t iova, uint64_t size, int fd,
+                             uint64_t offset, bool readonly);
+
+/**
  * iommufd_backend_unmap_dma - drop every mapping inside [@iova, @last]
  * @last: inclusive; 0 to UINT64_MAX drops everything in the IOAS
  * @unmapped: bytes that were mapped there; untouched on failure
