@@ -26,4 +26,24 @@ struct vfio_cdev_bind {
     __aligned_u64 token_uuid_ptr;       /* 16 bytes, if the flag is set */
 };
 
+/*
+ * VFIO_DEVICE_FEATURE with VFIO_DEVICE_FEATURE_DMA_BUF, Linux 6.19: a struct
+ * vfio_device_feature, a struct vfio_device_feature_dma_buf, and one range of
+ * the region.  GET returns a descriptor.
+ */
+#ifndef VFIO_DEVICE_FEATURE_DMA_BUF
+#define VFIO_DEVICE_FEATURE_DMA_BUF 11
+#endif
+
+struct vfio_region_dma_buf {
+    __u32 argsz;
+    __u32 feature;
+    __u32 region_index;
+    __u32 open_flags;
+    __u32 flags;
+    __u32 nr_ranges;
+    __aligned_u64 offset;
+    __aligned_u64 length;
+};
+
 #endif

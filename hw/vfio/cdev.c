@@ -195,7 +195,8 @@ static bool vfio_cdev_attach_ioas(VFIOCdev *cdev, AddressSpace *as,
 {
     int ret;
 
-    cdev->ioas = vfio_ioas_get(cdev->be, as, errp);
+    cdev->ioas = vfio_ioas_get(cdev->be, as, OBJECT(cdev->vbasedev->dev),
+                               errp);
     if (!cdev->ioas) {
         return false;
     }
@@ -418,6 +419,7 @@ static void vfio_cdev_free(VFIOCdev *cdev)
         vfio_ioas_put_hwpt(cdev->ioas, cdev->hwpt, cdev->devid);
     }
     if (cdev->ioas) {
+        vfio_ioas_forget_bars(OBJECT(cdev->vbasedev->dev));
         vfio_cdev_close_gate(cdev);
         vfio_ioas_put(cdev->ioas);
     }

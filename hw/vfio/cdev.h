@@ -6,6 +6,7 @@
  *   cdev.c           open, tell KVM, bind, attach, and back; system reset
  *   cdev-identify.c  which node belongs to a device, and why there is none
  *   cdev-gate.c      PCI: no DMA before the guest enables bus mastering
+ *   cdev-power.c     PCI: BARs that the kernel revokes behind the memory map
  *   cdev-reset.c     PCI hot reset by devid (declared in pci.h)
  *   cdev-query.c     what query-iommufd tells of a device
  *
@@ -161,6 +162,17 @@ void vfio_cdev_unrealize(VFIODevice *vbasedev);
  */
 void vfio_cdev_open_gate(VFIOCdev *cdev);
 void vfio_cdev_close_gate(VFIOCdev *cdev);
+
+/* cdev-power.c */
+
+/**
+ * vfio_cdev_config_written - the kernel was told of a write to config space
+ *
+ * For any VFIO PCI device, also one that is used by its group: others may
+ * reach its BARs.
+ */
+void vfio_cdev_config_written(PCIDevice *pdev, uint32_t addr, uint32_t val,
+                              int len);
 
 /* cdev-identify.c */
 

@@ -10,12 +10,10 @@
  * changed (ioas-apply.c).  A removed section keeps its reference until the
  * commit that unmapped it.
  *
- * Within a commit: removed dynamic sections stop, RAM is unmapped, RAM is
- * mapped, new dynamic sections start, removed sections are forgotten.  Nothing
- * overlaps at any step because the sections of a map never do.
- *
- * The BARs of assigned devices are RAM to QEMU (ram_device), but IOMMU_IOAS_MAP
- * answers EFAULT for them on every kernel (VM_PFNMAP), so they are not tried.
+ * Within a commit: removed dynamic sections and BARs are unmapped, RAM is
+ * unmapped, RAM is mapped, new dynamic sections and BARs are mapped, removed
+ * sections are forgotten.  Nothing overlaps at any step because the sections of
+ * a map never do.
  *
  * Called with the BQL held, from the main loop or a vCPU thread.
  */
@@ -40,6 +38,24 @@ static void vfio_ioas_section_free(gpointer p)
     g_free(s);
 }
 
+static void vfio_ioas_start_section(VFIOIOASSection *s)
+{
+    if (s->kind == VFIO_SECTION_BAR) {
+        vfio_ioas_map_bar(s);
+    } else {
+        vfio_ioas_start_dynamic(s);
+    }
+}
+
+static void vfio_ioas_stop_section(VFIOIOASSection *s)
+{
+    if (s->kind == VFIO_SECTION_BAR) {
+        vfio_ioas_unmap_bar(s);
+    } else {
+        vfio_ioas_stop_dynamic(s);
+    }
+}
+
 static void vfio_ioas_apply(VFIOIOAS *ioas)
 {
     g_autoptr(GPtrArray) gone =
@@ -51,7 +67,7 @@ static void vfio_ioas_apply(VFIOIOAS *ioas)
         VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
 
         if (s->gone && s->active) {
-            vfio_ioas_stop_dynamic(s);
+            vfio_ioas_stop_section(s);
         }
     }
 
@@ -68,7 +84,7 @@ static void vfio_ioas_apply(VFIOIOAS *ioas)
         } else if (s->gone) {
             continue;           /* keep its memory: it may be mapped still */
         } else if (s->kind != VFIO_SECTION_RAM && !s->active) {
-            vfio_ioas_start_dynamic(s);
+            vfio_ioas_start_section(s);
         }
     }
     /* @gone drops the references last: an owner may go away with them */
@@ -115,40 +131,6 @@ static bool vfio_ioas_ignores(const MemoryRegionSection *section)
            memory_region_is_protected(section->mr);
 }
 
-static void vfio_ioas_note_bar(VFIOIOAS *ioas, MemoryRegion *mr)
-{
-    trace_vfio_ioas_bar(ioas->id, memory_region_name(mr));
-    if (!g_hash_table_contains(ioas->bars, mr->owner)) {
-        g_hash_table_insert(ioas->bars, mr->owner,
-                            g_strdup(memory_region_name(mr)));
-    }
-    vfio_ioas_tell_bars(ioas);
-}
-
-/*
- * Say once per device that others cannot reach its BARs, and only when there
- * are others: most guests never do peer-to-peer.
- */
-void vfio_ioas_tell_bars(VFIOIOAS *ioas)
-{
-    GHashTableIter iter;
-    gpointer name;
-
-    if (ioas->users < 2) {
-        return;
-    }
-    g_hash_table_iter_init(&iter, ioas->bars);
-    while (g_hash_table_iter_next(&iter, NULL, &name)) {
-        if (name) {
-            info_report("vfio: '%s': this kernel cannot map it for DMA, so "
-                        "other assigned devices cannot reach this device "
-                        "(peer-to-peer); everything else works",
-                        (char *)name);
-            g_hash_table_iter_replace(&iter, NULL);
-        }
-    }
-}
-
 /* The host-page aligned inside of the section; false if there is none */
 static bool vfio_ioas_inner_range(const MemoryRegionSection *section,
                                   VFIOMapRange *range)
@@ -181,8 +163,12 @@ static bool vfio_ioas_misaligned(VFIOIOAS *ioas,
     trace_vfio_ioas_misaligned(ioas->id, memory_region_name(section->mr),
                                section->offset_within_address_space,
                                section->offset_within_region);
-    /* The TPM's command buffer is known to be so, and no target of DMA */
-    if (!TPM_IS_CRB(section->mr->owner)) {
+    /*
+     * The TPM's command buffer is known to be so, and no target of DMA; of a
+     * BAR that is smaller than a page, or an MSI-X table in one, nor is.
+     */
+    if (!TPM_IS_CRB(section->mr->owner) &&
+        !memory_region_is_ram_device(section->mr)) {
         warn_report_once("vfio: '%s' at 0x%" HWADDR_PRIx " is not aligned to "
                          "host pages: assigned devices cannot reach it",
                          memory_region_name(section->mr),
@@ -199,10 +185,6 @@ static void vfio_ioas_region_add(MemoryListener *listener,
     VFIOIOASSection *s;
 
     if (vfio_ioas_ignores(section)) {
-        return;
-    }
-    if (memory_region_is_ram_device(section->mr)) {
-        vfio_ioas_note_bar(ioas, section->mr);
         return;
     }
     if (!memory_region_is_iommu(section->mr) &&
@@ -222,6 +204,8 @@ static void vfio_ioas_region_add(MemoryListener *listener,
     s->range = range;
     if (memory_region_is_iommu(s->mr)) {
         s->kind = VFIO_SECTION_IOMMU;
+    } else if (memory_region_is_ram_device(s->mr)) {
+        s->kind = VFIO_SECTION_BAR;
     } else {
         s->kind = memory_region_has_ram_discard_manager(s->mr) ?
                   VFIO_SECTION_DISCARD : VFIO_SECTION_RAM;
@@ -271,7 +255,7 @@ bool vfio_ioas_listen(VFIOIOAS *ioas, Error **errp)
 {
     ioas->sections = g_ptr_array_new();
     vfio_ioas_start_ram(ioas);
-    ioas->bars = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+    vfio_ioas_start_bars(ioas);
     ioas->listener = vfio_ioas_listener;
     memory_listener_register(&ioas->listener, ioas->as);
     ioas->vm_state =
@@ -295,6 +279,6 @@ void vfio_ioas_unlisten(VFIOIOAS *ioas)
     qemu_del_vm_change_state_handler(ioas->vm_state);
     memory_listener_unregister(&ioas->listener);
     g_ptr_array_free(ioas->sections, true);
-    g_hash_table_unref(ioas->bars);
+    vfio_ioas_stop_bars(ioas);
     ioas->sections = NULL;
 }

@@ -28,7 +28,7 @@
 #include "qemu/error-report.h"
 #include "trace.h"
 
-static QLIST_HEAD(, VFIOIOAS) vfio_ioases = QLIST_HEAD_INITIALIZER(vfio_ioases);
+VFIOIOASList vfio_ioases = QLIST_HEAD_INITIALIZER(vfio_ioases);
 
 static int vfio_ioas_read_ranges(VFIOIOAS *ioas)
 {
@@ -49,7 +49,8 @@ static int vfio_ioas_read_ranges(VFIOIOAS *ioas)
     return 0;
 }
 
-VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Error **errp)
+VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Object *owner,
+                        Error **errp)
 {
     VFIOIOAS *ioas;
     uint32_t id;
@@ -58,6 +59,7 @@ VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Error **errp)
     QLIST_FOREACH(ioas, &vfio_ioases, next) {
         if (ioas->be == be && ioas->as == as) {
             ioas->users++;
+            ioas->alone = NULL;
             return ioas;
         }
     }
@@ -73,6 +75,7 @@ VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Error **errp)
     ioas->as = as;
     ioas->id = id;
     ioas->users = 1;
+    ioas->alone = owner;
     QLIST_INIT(&ioas->hwpts);
     g_queue_init(&ioas->failed);
     notifier_list_init(&ioas->ready);
@@ -188,7 +191,7 @@ bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp)
     if (!ioas->listening) {
         return vfio_ioas_listen(ioas, errp);
     }
-    vfio_ioas_tell_bars(ioas);
+    vfio_ioas_map_bars(ioas);
     return true;
 }
 
@@ -232,6 +235,28 @@ static int vfio_ioas_file(void *vaddr, uint64_t size, uint64_t *offset)
     return qemu_ram_get_fd(rb);
 }
 
+static void vfio_ioas_count_map(VFIOIOAS *ioas, uint64_t size)
+{
+    ioas->maps++;
+    ioas->mappings++;
+    ioas->mapped_bytes += size;
+}
+
+int vfio_ioas_map_dmabuf(VFIOIOAS *ioas, const VFIOMapRange *r, int fd)
+{
+    uint64_t size = r->last - r->iova + 1;
+    int ret = -ERANGE;
+
+    if (vfio_ioas_reachable(ioas, r->iova, r->last)) {
+        ret = iommufd_backend_map_file(ioas->be, ioas->id, r->iova, size, fd,
+                                       0, r->readonly);
+    }
+    if (!ret) {
+        vfio_ioas_count_map(ioas, size);
+    }
+    return ret;
+}
+
 int vfio_ioas_map(VFIOIOAS *ioas, uint64_t iova, uint64_t last,
                   uint64_t vaddr, bool readonly)
 {
@@ -248,9 +273,7 @@ int vfio_ioas_map(VFIOIOAS *ioas, uint64_t iova, uint64_t last,
                                                   readonly);
     }
     if (!ret) {
-        ioas->maps++;
-        ioas->mappings++;
-        ioas->mapped_bytes += size;
+        vfio_ioas_count_map(ioas, size);
     }
     return ret;
 }

@@ -12,6 +12,7 @@
  *   ioas-listener.c  the MemoryListener: sections come and go
  *   ioas-apply.c     RAM: plan and apply, now or in the background
  *   ioas-fail.c      what cannot be mapped: words and consequences
+ *   ioas-bar.c       BARs of assigned devices, for DMA of the others
  *   ioas-dynamic.c   sections whose content comes and goes piece by piece:
  *                    guest IOMMUs and RamDiscardManager (virtio-mem)
  *   ioas-query.c     what query-iommufd tells of it
@@ -51,6 +52,7 @@ typedef struct VFIOHWPT {
 /* What an IOAS does with a section of the memory map */
 typedef enum VFIOSectionKind {
     VFIO_SECTION_RAM,           /* mapped as a whole, see the planner */
+    VFIO_SECTION_BAR,           /* the same, by a dma-buf of its own */
     VFIO_SECTION_IOMMU,         /* a guest IOMMU says what is mapped */
     VFIO_SECTION_DISCARD,       /* a RamDiscardManager says what is there */
 } VFIOSectionKind;
@@ -67,8 +69,9 @@ typedef struct VFIOIOASSection {
     VFIOMapRange range;         /* host-page aligned inside of the section */
     hwaddr told_iova;           /* as told by the listener, perhaps unaligned */
     Int128 told_size;
-    bool active;                /* dynamic kinds: registered with the source */
+    bool active;                /* registered with the source; BAR: mapped */
     bool failed;                /* dynamic kinds: something is not mapped */
+    bool refused;               /* BAR: it cannot be mapped */
     bool gone;                  /* region_del was seen, commit was not */
     struct IOVATree *pieces;    /* dynamic kinds: what is mapped */
     IOMMUNotifier notifier;             /* VFIO_SECTION_IOMMU */
@@ -81,6 +84,7 @@ struct VFIOIOAS {
     AddressSpace *as;
     uint32_t id;
     unsigned users;
+    Object *alone;              /* the device, while there never was another */
     QLIST_ENTRY(VFIOIOAS) next;
 
     QLIST_HEAD(, VFIOHWPT) hwpts;
@@ -104,7 +108,7 @@ struct VFIOIOAS {
     uint64_t taken_bytes;
     QEMUBH *filled;             /* there is more to take */
     NotifierList ready;         /* vfio_ioas_ready() may say yes now */
-    GHashTable *bars;           /* owner -> name of a BAR not told of yet */
+    GHashTable *bars;           /* owner -> VFIOBarNote, see ioas-bar.c */
     VMChangeStateEntry *vm_state;
 
     IOMMUFDReport report;       /* and what it tells: */
@@ -117,11 +121,13 @@ struct VFIOIOAS {
 
 /**
  * vfio_ioas_get - the IOAS of @as in @be, allocated if there is none yet
+ * @owner: the device, as its MemoryRegions know it
  *
  * Takes a reference, dropped by vfio_ioas_put().  Returns NULL with @errp set
  * when the kernel gives none.
  */
-VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Error **errp);
+VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Object *owner,
+                        Error **errp);
 
 /**
  * vfio_ioas_put - drop a reference, after the device was detached
@@ -187,7 +193,27 @@ void vfio_ioas_close(VFIOIOAS *ioas);
  */
 bool vfio_ioas_ready(VFIOIOAS *ioas);
 
+/**
+ * vfio_ioas_refresh_bars - the kernel may map a device's BARs again
+ * @owner: the device, as its MemoryRegions know it
+ * @revoked: it has dropped what was mapped
+ *
+ * For what happens to a device without a change of the memory map: the kernel
+ * revokes a dma-buf for the time in which the device has no memory, and what
+ * was mapped must be mapped anew.  In all IOASes.
+ */
+void vfio_ioas_refresh_bars(Object *owner, bool revoked);
+
+/**
+ * vfio_ioas_forget_bars - the device goes away: what was said of its BARs
+ */
+void vfio_ioas_forget_bars(Object *owner);
+
 /* Among the parts of the address-space side */
+
+/* All there are */
+typedef QLIST_HEAD(VFIOIOASList, VFIOIOAS) VFIOIOASList;
+extern VFIOIOASList vfio_ioases;
 
 /**
  * vfio_ioas_unreachable - the first of the VFIOMapRanges that the IOMMU cannot
@@ -204,6 +230,13 @@ const VFIOMapRange *vfio_ioas_unreachable(VFIOIOAS *ioas, const GArray *ranges);
  */
 int vfio_ioas_map(VFIOIOAS *ioas, uint64_t iova, uint64_t last,
                   uint64_t vaddr, bool readonly);
+
+/**
+ * vfio_ioas_map_dmabuf - the same by a dma-buf, from its beginning
+ *
+ * Returns 0, -ERANGE, or as iommufd_backend_map_file().
+ */
+int vfio_ioas_map_dmabuf(VFIOIOAS *ioas, const VFIOMapRange *range, int fd);
 
 /**
  * vfio_ioas_unmap - drop the @mappings mappings inside [@iova, @last]
@@ -262,9 +295,16 @@ void vfio_ioas_report_pending(VFIOIOAS *ioas, uint64_t *pending,
 bool vfio_ioas_exceeds_memlock(uint64_t bytes);
 
 /**
- * vfio_ioas_tell_bars - say which devices' BARs others cannot reach
+ * vfio_ioas_start_bars, vfio_ioas_stop_bars - the notes of what was said
+ * vfio_ioas_map_bar - map a BAR for other devices, if it can be
+ * vfio_ioas_unmap_bar - the reverse
+ * vfio_ioas_map_bars - map those that are not, and say which ones cannot be
  */
-void vfio_ioas_tell_bars(VFIOIOAS *ioas);
+void vfio_ioas_start_bars(VFIOIOAS *ioas);
+void vfio_ioas_stop_bars(VFIOIOAS *ioas);
+void vfio_ioas_map_bar(VFIOIOASSection *section);
+void vfio_ioas_unmap_bar(VFIOIOASSection *section);
+void vfio_ioas_map_bars(VFIOIOAS *ioas);
 
 /**
  * vfio_ioas_map_failed - note that guest memory could not be mapped

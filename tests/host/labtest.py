@@ -37,6 +37,7 @@ QEMU = os.environ.get('QI_QEMU') or BUILD + '/qemu/qemu-system-x86_64'
 # the lab host's kernel: a variant of tests/host/kernel-*.config, or ''
 HOST_KERNEL = os.environ.get('QI_HOST_KERNEL', '')
 HAS_GROUPS = HOST_KERNEL != 'nogroup'
+MAPS_BARS = HOST_KERNEL == '7.3'        # by iommufd, for DMA of other devices
 VARIANTS = os.environ.get('QI_VARIANTS', 'group ' * HAS_GROUPS + 'iommufd fd').split()
 BARS_BY_GROUP = (r'\S*qemu\S*: VFIO_MAP_DMA failed: Bad address\n'
                  r'\S*qemu\S*: vfio_dma_map\(.*\) = -14 \(Bad address\)\n')

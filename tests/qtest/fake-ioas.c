@@ -55,6 +55,23 @@ uint64_t fake_ioas_bytes(const FakeObject *ioas)
     return sum;
 }
 
+/* A BAR is not pinned, so not accounted */
+static uint64_t pinned_bytes(const FakeArea *a)
+{
+    return a->dmabuf ? 0 : a->last - a->iova + 1;
+}
+
+static uint64_t ioas_pinned_bytes(const FakeObject *ioas)
+{
+    uint64_t sum = 0;
+    guint i;
+
+    for (i = 0; i < ioas->areas->len; i++) {
+        sum += pinned_bytes(area_at(ioas, i));
+    }
+    return sum;
+}
+
 /*
  * Could the kernel pin this?  A device's BAR (VM_PFNMAP) it cannot, nor what
  * is not mapped in the process or not accessible enough.
@@ -65,6 +82,9 @@ static int check_memory(const FakeArea *area)
     g_autofree char *maps = NULL;
     char *line;
 
+    if (area->dmabuf) {
+        return 0;
+    }
     if (area->file) {
         return area->pinnable ? 0 : -EINVAL;
     }
@@ -129,7 +149,7 @@ int fake_ioas_add_domain(FakeObject *ioas)
                 return ret;
             }
         }
-        ret = pin(fake_ioas_bytes(ioas));
+        ret = pin(ioas_pinned_bytes(ioas));
         if (ret) {
             return ret;
         }
@@ -141,7 +161,7 @@ int fake_ioas_add_domain(FakeObject *ioas)
 void fake_ioas_del_domain(FakeObject *ioas)
 {
     if (!--ioas->domains) {
-        pinned -= fake_ioas_bytes(ioas);
+        pinned -= ioas_pinned_bytes(ioas);
     }
 }
 
@@ -229,7 +249,7 @@ static int map_area(FakeObject *ioas, const FakeRange *r, unsigned n,
     }
     if (ioas->domains) {
         ret = check_memory(&area);
-        ret = ret ?: pin(length);
+        ret = ret ?: pin(pinned_bytes(&area));
         if (ret) {
             return ret;
         }
@@ -256,22 +276,44 @@ int fake_ioas_map_file(FakeObject *ioas, const FakeRange *r, unsigned n,
                        struct iommu_ioas_map_file *cmd)
 {
     int ret = check_flags(ioas, cmd->flags, cmd->iova, cmd->length);
+    int device = fake_dmabuf_device(cmd->fd);
     struct statfs fs;
     struct stat st;
 
     if (!ret && (fstat(cmd->fd, &st) || fstatfs(cmd->fd, &fs))) {
         ret = -EBADF;
     }
+    if (!ret && device >= 0) {
+        ret = st.st_size <= cmd->start + cmd->length - 1 ? -EINVAL :
+              !fake_cdev_has_memory(device) ? -ENODEV : 0;
+    }
     return ret ?: map_area(ioas, r, n, cmd->flags, (FakeArea) {
         .iova = cmd->iova,
         .last = cmd->iova + cmd->length - 1,
         .va = cmd->start,
         .file = true,
+        .dmabuf = device + 1,
         .pinnable = S_ISREG(st.st_mode) &&
                     (fs.f_type == TMPFS_MAGIC ||
                      fs.f_type == HUGETLBFS_MAGIC) &&
                     cmd->start + cmd->length <= st.st_size,
     });
+}
+
+unsigned fake_ioas_revoke(FakeObject *ioas, unsigned index)
+{
+    unsigned n = 0;
+    guint i;
+
+    for (i = 0; i < ioas->areas->len; i++) {
+        FakeArea *a = area_at(ioas, i);
+
+        if (a->dmabuf == index + 1 && !a->revoked) {
+            a->revoked = true;
+            n++;
+        }
+    }
+    return n;
 }
 
 /* Areas go one by one from the first; one that would be cut ends it */
@@ -303,7 +345,7 @@ int fake_ioas_unmap(FakeObject *ioas, struct iommu_ioas_unmap *cmd)
         }
         g_array_remove_index(ioas->areas, i);
         bytes += size;
-        pinned -= ioas->domains ? size : 0;
+        pinned -= ioas->domains ? pinned_bytes(&a) : 0;
     }
     cmd->length = bytes;
     return bytes || all ? 0 : -ENOENT;

@@ -505,6 +505,18 @@ void fake_iommufd_put(FakeIommufd *ictx)
     g_free(ictx);
 }
 
+unsigned fake_iommufd_revoke(FakeIommufd *ictx, unsigned index)
+{
+    unsigned i, n = 0;
+
+    for (i = 1; i < MAX_OBJECTS; i++) {
+        if (ictx->object[i].kind == FAKE_IOAS) {
+            n += fake_ioas_revoke(&ictx->object[i], index);
+        }
+    }
+    return n;
+}
+
 void fake_iommufd_count(const FakeIommufd *ictx, FakeCounts *counts)
 {
     uint32_t id;

@@ -5,6 +5,7 @@
  *
  *   fake-iommufd.c   what an iommufd does: objects and page tables
  *   fake-ioas.c      what is mapped in an IOAS
+ *   fake-dmabuf.c    dma-bufs of a cdev's BAR
  *   fake-vfio-pci.c  what a VFIO cdev does, with a small PCI function behind
  *   fake-vfio-other.c  the same with a platform device or a subchannel behind
  *   fake-kernel.c    descriptors; control, log, leak report
@@ -27,12 +28,14 @@
  *   no NAME              the ioctl does not exist (ENOTTY)
  *   dirty 0|1            the IOMMU can track writes
  *   map-file 1           Linux 6.13: IOMMU_IOAS_MAP_FILE exists
+ *   dma-buf 1            Linux 6.19: a BAR can be mapped, by a dma-buf of it
  *   mdev N               device N is emulated
  *   platform N, ccw N    device N is no PCI device
  *   alone N              device N cannot use another device's page table
  *   group-open N         the VFIO group of device N is open
  *   unsafe N             no interrupt isolation for device N
  *   no-reset N           device N has no reset of its own
+ *   power N              device N has D3hot, and FLR by the AF capability
  *   vf-token N HEX       Linux 6.17, and device N wants this token (32 digits)
  *   shared-bus N DEVID   a hot reset of device N hits another function, too
  *   open PATH ERRNO      open of PATH fails
@@ -68,7 +71,7 @@ typedef struct FakeRange {
 } FakeRange;
 
 typedef struct FakeDeviceControl {
-    bool mdev, alone, group_open, unsafe, no_reset;
+    bool mdev, alone, group_open, unsafe, no_reset, power;
     bool platform, ccw;                 /* neither: PCI */
     char vf_token[33];                  /* wanted, in hex; "": Linux 6.12 */
     int32_t shared_bus;                 /* devid of the other function, or 0 */
@@ -80,7 +83,7 @@ typedef struct FakeControl {
     unsigned devices;
     uint64_t memlock;
     uint64_t aperture_last;
-    bool dirty, map_file;
+    bool dirty, map_file, dma_buf;
     FakeDeviceControl device[FAKE_MAX_DEVICES];
 } FakeControl;
 
@@ -97,6 +100,7 @@ void fake_kernel_control(const char *text);
 FakeCounts fake_kernel_counts(void);
 void fake_log(const char *fmt, ...) G_GNUC_PRINTF(1, 2);
 FakeIommufd *fake_kernel_iommufd(int fd);
+void fake_kernel_revoke(unsigned index);
 unsigned long fake_kernel_ioctls(void);
 const char *fake_kernel_ioctl_name(unsigned long request);
 bool fake_kernel_is_node(const char *path, unsigned *minor);
@@ -119,6 +123,7 @@ int fake_iommufd_bind(FakeIommufd *ictx, unsigned index, uint32_t *devid);
 void fake_iommufd_unbind(FakeIommufd *ictx, uint32_t devid);
 int fake_iommufd_attach(FakeIommufd *ictx, uint32_t devid, uint32_t *pt_id);
 void fake_iommufd_detach(FakeIommufd *ictx, uint32_t devid);
+unsigned fake_iommufd_revoke(FakeIommufd *ictx, unsigned index);
 void fake_iommufd_count(const FakeIommufd *ictx, FakeCounts *counts);
 
 /* Between fake-iommufd.c and fake-ioas.c */
@@ -130,6 +135,8 @@ typedef struct FakeArea {
     uint64_t iova, last, va;
     bool writable;
     bool file, pinnable;        /* by file: can the kernel pin it? */
+    int dmabuf;                 /* 1 + the device whose BAR it is, or 0 */
+    bool revoked;
 } FakeArea;
 typedef struct FakeObject {
     FakeKind kind;
@@ -165,11 +172,17 @@ int fake_ioas_map(FakeObject *ioas, const FakeRange *r, unsigned n,
 int fake_ioas_map_file(FakeObject *ioas, const FakeRange *r, unsigned n,
                        struct iommu_ioas_map_file *cmd);
 int fake_ioas_unmap(FakeObject *ioas, struct iommu_ioas_unmap *cmd);
+unsigned fake_ioas_revoke(FakeObject *ioas, unsigned index);
+
+/* fake-dmabuf.c: the device of a descriptor, or -1 */
+int fake_dmabuf_device(int fd);
+int fake_dmabuf_new(unsigned index, uint64_t bar_size, void *arg);
 
 /* fake-vfio-pci.c */
 FakeCdev *fake_cdev_new(unsigned index, int backing);
 void fake_cdev_free(FakeCdev *cdev);
 bool fake_cdev_bound(const FakeCdev *cdev);
+bool fake_cdev_has_memory(unsigned index);
 int fake_cdev_ioctl(FakeCdev *cdev, unsigned long request, void *arg);
 ssize_t fake_cdev_rw(FakeCdev *cdev, void *buf, size_t size, uint64_t offset,
                      bool write);

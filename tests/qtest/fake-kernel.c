@@ -129,6 +129,8 @@ static void control_line(const char *line)
         fake_control.dirty = n;
     } else if (sscanf(line, "map-file %u", &n) == 1) {
         fake_control.map_file = n;
+    } else if (sscanf(line, "dma-buf %u", &n) == 1) {
+        fake_control.dma_buf = fake_control.map_file = n;
     } else if (sscanf(line, "hole %u %lli %lli", &n, (long long *)&a,
                       (long long *)&b) == 3) {
         FakeDeviceControl *d = &fake_control.device[n];
@@ -163,6 +165,7 @@ static void control_line(const char *line)
         d->group_open |= g_str_equal(word, "group-open");
         d->unsafe |= g_str_equal(word, "unsafe");
         d->no_reset |= g_str_equal(word, "no-reset");
+        d->power |= g_str_equal(word, "power");
     } else if (line[0] && !g_str_has_prefix(line, "serial ")) {
         fprintf(stderr, "fake kernel: cannot understand '%s'\n", line);
         abort();
@@ -383,6 +386,21 @@ static void file_gone(FakeFile *file)
     file->ino = 0;
 }
 
+void fake_kernel_revoke(unsigned index)
+{
+    unsigned n = 0;
+    int i;
+
+    for (i = 0; i < MAX_FILES; i++) {
+        if (files[i].ino && files[i].ictx) {
+            n += fake_iommufd_revoke(files[i].ictx, index);
+        }
+    }
+    if (n) {
+        fake_log("revoked device=%u areas=%u", index, n);
+    }
+}
+
 FakeCounts fake_kernel_counts(void)
 {
     FakeCounts counts = {};
@@ -496,6 +514,10 @@ static void describe(unsigned long request, const void *arg, char *to,
         snprintf(to, room, " ioas=%u iova=0x%llx length=0x%llx start=0x%llx "
                  "flags=0x%x", file->ioas_id, file->iova, file->length,
                  file->start, file->flags);
+        if (fake_dmabuf_device(file->fd) >= 0) {
+            snprintf(to + strlen(to), room - strlen(to), " dmabuf=%d",
+                     fake_dmabuf_device(file->fd));
+        }
         break;
     case IOMMU_IOAS_UNMAP:
         snprintf(to, room, " ioas=%u iova=0x%llx length=0x%llx",

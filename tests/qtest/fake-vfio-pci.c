@@ -21,12 +21,15 @@
 #include <linux/pci_regs.h>
 
 #include "qemu/host-utils.h"
+#include "../../hw/vfio/cdev-uapi.h"
 #include "fake-iommufd.h"
 
 #define BAR0_SIZE       (1024 * 1024)
 #define CONFIG_SIZE     256
 #define INDEX_SHIFT     40
 #define MSI_CAP         0x40
+#define PM_CAP          0x60            /* the control has "power" */
+#define AF_CAP          0x70
 #define NO_IRQ          UINT32_MAX
 
 struct FakeCdev {
@@ -93,6 +96,35 @@ static void reset_config(FakeCdev *cdev)
     put_le(c + PCI_BASE_ADDRESS_0, 4, 0xfea00000);
     c[MSI_CAP] = PCI_CAP_ID_MSI;
     put_le(c + MSI_CAP + PCI_MSI_FLAGS, 2, PCI_MSI_FLAGS_64BIT);
+    if (fake_control.device[cdev->index].power) {
+        c[MSI_CAP + PCI_CAP_LIST_NEXT] = PM_CAP;
+        c[PM_CAP] = PCI_CAP_ID_PM;
+        c[PM_CAP + PCI_CAP_LIST_NEXT] = AF_CAP;
+        put_le(c + PM_CAP + PCI_PM_CTRL, 2, PCI_PM_CTRL_NO_SOFT_RESET);
+        c[AF_CAP] = PCI_CAP_ID_AF;
+        c[AF_CAP + 2] = 6;
+        c[AF_CAP + PCI_AF_CAP] = PCI_AF_CAP_TP | PCI_AF_CAP_FLR;
+    }
+}
+
+/* Does it decode memory, awake? */
+static bool has_memory(const FakeCdev *cdev)
+{
+    return cdev->config[PCI_COMMAND] & PCI_COMMAND_MEMORY &&
+           !(fake_control.device[cdev->index].power &&
+             (cdev->config[PM_CAP + PCI_PM_CTRL] &
+              PCI_PM_CTRL_STATE_MASK) == 3);
+}
+
+bool fake_cdev_has_memory(unsigned index)
+{
+    return bound[index] && has_memory(bound[index]);
+}
+
+static void reset_device(FakeCdev *cdev)
+{
+    fake_kernel_revoke(cdev->index);
+    reset_config(cdev);
 }
 
 FakeCdev *fake_cdev_new(unsigned index, int backing)
@@ -115,6 +147,7 @@ void fake_cdev_free(FakeCdev *cdev)
 {
     if (cdev->ictx) {
         bound[cdev->index] = NULL;
+        fake_kernel_revoke(cdev->index);
         fake_iommufd_unbind(cdev->ictx, cdev->devid);
     }
     g_free(cdev);
@@ -334,7 +367,7 @@ static int do_reset(FakeCdev *cdev, void *arg)
     if (fake_control.device[cdev->index].no_reset) {
         return -EINVAL;
     }
-    reset_config(cdev);
+    reset_device(cdev);
     return 0;
 }
 
@@ -381,7 +414,7 @@ static int do_hot_reset(FakeCdev *cdev, void *arg)
     if (fake_control.device[cdev->index].shared_bus < 0) {
         return -EINVAL;
     }
-    reset_config(cdev);
+    reset_device(cdev);
     return 0;
 }
 
@@ -389,7 +422,12 @@ static int do_feature(FakeCdev *cdev, void *arg)
 {
     struct vfio_device_feature *feature = arg;
 
-    return feature->argsz < sizeof(*feature) ? -EINVAL : -ENOTTY;
+    if (feature->argsz < sizeof(*feature)) {
+        return -EINVAL;
+    }
+    return (feature->flags & VFIO_DEVICE_FEATURE_MASK) ==
+           VFIO_DEVICE_FEATURE_DMA_BUF ?
+           fake_dmabuf_new(cdev->index, BAR0_SIZE, arg) : -ENOTTY;
 }
 
 int fake_cdev_ioctl(FakeCdev *cdev, unsigned long request, void *arg)
@@ -440,9 +478,17 @@ static void write_config(FakeCdev *cdev, uint64_t at, const uint8_t *buf,
         if (at == PCI_COMMAND || at == PCI_COMMAND + 1 ||
             at == PCI_CACHE_LINE_SIZE || at == PCI_INTERRUPT_LINE ||
             (at >= PCI_BASE_ADDRESS_0 && at < PCI_CARDBUS_CIS) ||
-            at >= MSI_CAP + PCI_MSI_FLAGS) {
+            (at >= MSI_CAP + PCI_MSI_FLAGS && at < PM_CAP) ||
+            at == PM_CAP + PCI_PM_CTRL) {
             cdev->config[at] = *buf;
         }
+        if (fake_control.device[cdev->index].power &&
+            at == AF_CAP + PCI_AF_CTRL && *buf & PCI_AF_CTRL_FLR) {
+            fake_kernel_revoke(cdev->index);
+        }
+    }
+    if (!has_memory(cdev)) {
+        fake_kernel_revoke(cdev->index);
     }
 }
 
