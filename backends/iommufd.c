@@ -226,6 +226,27 @@ int iommufd_backend_map_shared(IOMMUFDBackend *be, uint32_t ioas_id,
     return ret;
 }
 
+int iommufd_backend_copy_dma(IOMMUFDBackend *be, uint32_t ioas_id,
+                             uint64_t iova, uint64_t size, uint32_t src_ioas_id,
+                             uint64_t src_iova, bool readonly)
+{
+    struct iommu_ioas_copy copy = {
+        .size = sizeof(copy),
+        .flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE |
+                 (readonly ? 0 : IOMMU_IOAS_MAP_WRITEABLE),
+        .dst_ioas_id = ioas_id,
+        .src_ioas_id = src_ioas_id,
+        .length = size,
+        .dst_iova = iova,
+        .src_iova = src_iova,
+    };
+    int ret = ioctl(be->fd, IOMMU_IOAS_COPY, &copy) ? -errno : 0;
+
+    trace_iommufd_backend_copy_dma(be->fd, ioas_id, iova, size, src_ioas_id,
+                                   src_iova, readonly, ret);
+    return ret;
+}
+
 int iommufd_backend_unmap_dma(IOMMUFDBackend *be, uint32_t ioas_id,
                               uint64_t iova, uint64_t last,
                               uint64_t *unmapped)

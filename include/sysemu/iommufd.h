@@ -190,6 +190,23 @@ int iommufd_backend_map_file(IOMMUFDBackend *be, uint32_t ioas_id,
                              uint64_t offset, bool readonly);
 
 /**
+ * iommufd_backend_copy_dma - map what another IOAS of this iommufd maps
+ * @src_ioas_id, @src_iova: what is mapped there from here on, perhaps by
+ *                          several adjacent mappings
+ *
+ * IOMMU_IOAS_COPY, Linux 6.2.  Both IOASes then share the pages: each is pinned
+ * and accounted while one of them needs it, and once.  The new mappings cut
+ * where those of the source do, and outlive them.  Returns 0, or -errno with
+ * nothing mapped:
+ *   -ENOENT     not all of the source is mapped, or a wrong id
+ *   -EPERM      the source is mapped read-only, @readonly is false
+ *   others      as iommufd_backend_map_dma(), about @iova
+ */
+int iommufd_backend_copy_dma(IOMMUFDBackend *be, uint32_t ioas_id,
+                             uint64_t iova, uint64_t size, uint32_t src_ioas_id,
+                             uint64_t src_iova, bool readonly);
+
+/**
  * iommufd_backend_unmap_dma - drop every mapping inside [@iova, @last]
  * @last: inclusive; 0 to UINT64_MAX drops everything in the IOAS
  * @unmapped: bytes that were mapped there; untouched on failure

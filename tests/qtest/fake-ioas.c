@@ -5,8 +5,9 @@
  *
  * The model of io_pagetable.c and ioas.c of Linux 6.12 (for files: of 6.13),
  * with the same order of checks.  Memory is checked and accounted while an IOAS
- * has a page table, as the kernel pins only then; accounting is per user, so
- * that all iommufds of the process share one limit.
+ * has a page table, as the kernel pins only then: once, however many areas share
+ * its pages.  Accounting is per user, so that all iommufds of the process share
+ * one limit.
  */
 
 #include "qemu/osdep.h"
@@ -19,7 +20,8 @@
 
 #define PAGE            4096ULL
 
-static uint64_t pinned;                 /* by all iommufds of the process */
+static GPtrArray *ioases;               /* of all iommufds of the process */
+static unsigned last_pages;
 
 static FakeArea *area_at(const FakeObject *ioas, guint i)
 {
@@ -51,23 +53,6 @@ uint64_t fake_ioas_bytes(const FakeObject *ioas)
 
     for (i = 0; i < ioas->areas->len; i++) {
         sum += area_at(ioas, i)->last - area_at(ioas, i)->iova + 1;
-    }
-    return sum;
-}
-
-/* A BAR is not pinned, so not accounted */
-static uint64_t pinned_bytes(const FakeArea *a)
-{
-    return a->dmabuf ? 0 : a->last - a->iova + 1;
-}
-
-static uint64_t ioas_pinned_bytes(const FakeObject *ioas)
-{
-    uint64_t sum = 0;
-    guint i;
-
-    for (i = 0; i < ioas->areas->len; i++) {
-        sum += pinned_bytes(area_at(ioas, i));
     }
     return sum;
 }
@@ -110,22 +95,64 @@ static int check_memory(const FakeArea *area)
     return next < end ? -EFAULT : 0;
 }
 
-static int pin(uint64_t bytes)
+static gint by_memory(gconstpointer a, gconstpointer b)
 {
-    if (fake_control.memlock && pinned + bytes > fake_control.memlock) {
-        return -ENOMEM;
+    const FakeArea *x = a, *y = b;
+
+    if (x->pages != y->pages) {
+        return x->pages < y->pages ? -1 : 1;
     }
-    pinned += bytes;
-    return 0;
+    return x->va < y->va ? -1 : x->va > y->va;
+}
+
+uint64_t fake_ioas_pinned(void)
+{
+    g_autoptr(GArray) all = g_array_new(false, false, sizeof(FakeArea));
+    uint64_t sum = 0, end = 0;
+    unsigned pages = 0;
+    guint i;
+
+    for (i = 0; ioases && i < ioases->len; i++) {
+        const FakeObject *ioas = g_ptr_array_index(ioases, i);
+
+        if (ioas->domains) {
+            g_array_append_vals(all, ioas->areas->data, ioas->areas->len);
+        }
+    }
+    g_array_sort(all, by_memory);
+    for (i = 0; i < all->len; i++) {
+        const FakeArea *a = &g_array_index(all, FakeArea, i);
+        uint64_t from = a->pages == pages ? MAX(end, a->va) : a->va;
+        uint64_t to = a->va + (a->last - a->iova) + 1;
+
+        if (a->dmabuf) {
+            continue;                   /* a BAR is not pinned */
+        }
+        sum += to > from ? to - from : 0;
+        end = MAX(from, to);
+        pages = a->pages;
+    }
+    return sum;
+}
+
+static int check_pinned(void)
+{
+    return fake_control.memlock && fake_ioas_pinned() > fake_control.memlock ?
+           -ENOMEM : 0;
 }
 
 void fake_ioas_init(FakeObject *ioas)
 {
     ioas->areas = g_array_new(false, false, sizeof(FakeArea));
+    if (!ioases) {
+        ioases = g_ptr_array_new();
+    }
+    g_ptr_array_add(ioases, ioas);
 }
 
 void fake_ioas_free(FakeObject *ioas)
 {
+    g_ptr_array_remove_fast(ioases, ioas);
     g_array_free(ioas->areas, true);
 }
 
@@ -149,20 +176,18 @@ int fake_ioas_add_domain(FakeObject *ioas)
                 return ret;
             }
         }
-        ret = pin(ioas_pinned_bytes(ioas));
-        if (ret) {
-            return ret;
-        }
     }
     ioas->domains++;
-    return 0;
+    ret = check_pinned();
+    if (ret) {
+        ioas->domains--;
+    }
+    return ret;
 }
 
 void fake_ioas_del_domain(FakeObject *ioas)
 {
-    if (!--ioas->domains) {
-        pinned -= ioas_pinned_bytes(ioas);
-    }
+    ioas->domains--;
 }
 
 /* The ioctls; @r are the @n reserved ranges */
@@ -219,6 +244,46 @@ static int check_flags(const FakeObject *ioas, uint32_t flags, uint64_t iova,
     return length ? 0 : -EINVAL;
 }
 
+/* iopt_check_iova() */
+static int check_iova(const FakeObject *ioas, const FakeRange *r, unsigned n,
+                      uint32_t flags, uint64_t iova, uint64_t length)
+{
+    uint64_t last = iova + length - 1;
+
+    if (!(flags & IOMMU_IOAS_MAP_FIXED_IOVA)) {
+        return -EOPNOTSUPP;             /* not modelled */
+    }
+    if (ioas->domains && (iova | length) % PAGE) {
+        return -EINVAL;
+    }
+    if (last < iova) {
+        return -EOVERFLOW;
+    }
+    while (n-- > 0) {
+        if (r[n].start <= last && iova <= r[n].last) {
+            return -EINVAL;
+        }
+    }
+    return fake_ioas_overlaps(ioas, iova, last) ? -EEXIST : 0;
+}
+
+/* Fill the page tables */
+static int insert_area(FakeObject *ioas, FakeArea area)
+{
+    guint i = area_behind(ioas, area.iova);
+    int ret = ioas->domains ? check_memory(&area) : 0;
+
+    if (ret) {
+        return ret;
+    }
+    g_array_insert_val(ioas->areas, i, area);
+    ret = check_pinned();
+    if (ret) {
+        g_array_remove_index(ioas->areas, i);
+    }
+    return ret;
+}
+
 /* @va is that of the memory, or where it starts in the file */
 static int map_area(FakeObject *ioas, const FakeRange *r, unsigned n,
                     uint32_t flags, FakeArea area)
@@ -227,35 +292,15 @@ static int map_area(FakeObject *ioas, const FakeRange *r, unsigned n,
     int ret;
 
     area.writable = flags & IOMMU_IOAS_MAP_WRITEABLE;
+    area.pages = ++last_pages;
     if (area.va + length < area.va) {
         return -EOVERFLOW;
     }
-    if (!(flags & IOMMU_IOAS_MAP_FIXED_IOVA)) {
-        return -EOPNOTSUPP;             /* not modelled */
+    ret = check_iova(ioas, r, n, flags, area.iova, length);
+    if (!ret && ioas->domains && area.va % PAGE) {
+        ret = -EINVAL;
     }
-    if (ioas->domains && (area.iova | length | area.va) % PAGE) {
-        return -EINVAL;
-    }
-    if (area.last < area.iova) {
-        return -EOVERFLOW;
-    }
-    while (n-- > 0) {
-        if (r[n].start <= area.last && area.iova <= r[n].last) {
-            return -EINVAL;
-        }
-    }
-    if (fake_ioas_overlaps(ioas, area.iova, area.last)) {
-        return -EEXIST;
-    }
-    if (ioas->domains) {
-        ret = check_memory(&area);
-        ret = ret ?: pin(pinned_bytes(&area));
-        if (ret) {
-            return ret;
-        }
-    }
-    g_array_insert_val(ioas->areas, area_behind(ioas, area.iova), area);
-    return 0;
+    return ret ?: insert_area(ioas, area);
 }
 
 int fake_ioas_map(FakeObject *ioas, const FakeRange *r, unsigned n,
@@ -316,6 +361,62 @@ unsigned fake_ioas_revoke(FakeObject *ioas, unsigned index)
     return n;
 }
 
+/* Adjacent areas of the source, the first and last perhaps in part */
+int fake_ioas_copy(FakeObject *ioas, const FakeObject *src, const FakeRange *r,
+                   unsigned n, struct iommu_ioas_copy *cmd)
+{
+    uint64_t from = cmd->src_iova, last = from + cmd->length - 1, to;
+    int ret = cmd->src_iova == UINT64_MAX ? -EOVERFLOW :
+              check_flags(src, cmd->flags, cmd->dst_iova, cmd->length);
+    g_autoptr(GArray) new = g_array_new(false, false, sizeof(FakeArea));
+    guint i;
+
+    if (ret) {
+        return ret;
+    }
+    if (last < from) {
+        return -EOVERFLOW;
+    }
+    for (i = area_behind(src, from); from <= last; from = to + 1, i++) {
+        FakeArea a = i < src->areas->len ? *area_at(src, i)
+                                         : (FakeArea) { .iova = UINT64_MAX };
+
+        if (a.iova > from) {
+            return -ENOENT;             /* a hole */
+        }
+        to = MIN(a.last, last);
+        a.va += from - a.iova;
+        a.iova = cmd->dst_iova + (from - cmd->src_iova);
+        a.last = a.iova + (to - from);
+        g_array_append_val(new, a);
+    }
+    if (!ioas) {
+        return -ENOENT;
+    }
+    ret = check_iova(ioas, r, n, cmd->flags, cmd->dst_iova, cmd->length);
+    for (i = 0; !ret && i < new->len; i++) {
+        const FakeArea *a = &g_array_index(new, FakeArea, i);
+
+        if ((cmd->flags & IOMMU_IOAS_MAP_WRITEABLE) && !a->writable) {
+            ret = -EPERM;
+        } else if (ioas->domains && a->va % PAGE) {
+            ret = -EINVAL;
+        }
+    }
+    for (i = 0; !ret && i < new->len; i++) {
+        ret = insert_area(ioas, g_array_index(new, FakeArea, i));
+    }
+    while (ret && i-- > 1) {            /* the one before failed */
+        uint64_t iova = g_array_index(new, FakeArea, i - 1).iova;
+        guint at = area_behind(ioas, iova);
+
+        if (at < ioas->areas->len && area_at(ioas, at)->iova == iova) {
+            g_array_remove_index(ioas->areas, at);
+        }
+    }
+    return ret;
+}
+
 /* Areas go one by one from the first; one that would be cut ends it */
 int fake_ioas_unmap(FakeObject *ioas, struct iommu_ioas_unmap *cmd)
 {
@@ -345,7 +446,6 @@ int fake_ioas_unmap(FakeObject *ioas, struct iommu_ioas_unmap *cmd)
         }
         g_array_remove_index(ioas->areas, i);
         bytes += size;
-        pinned -= ioas->domains ? pinned_bytes(&a) : 0;
     }
     cmd->length = bytes;
     return bytes || all ? 0 : -ENOENT;

@@ -28,7 +28,7 @@
 struct FakeIommufd {
     unsigned refs;
     uint64_t rlimit_mode;
-    FakeObject object[MAX_OBJECTS];     /* [0] is no object */
+    FakeObject object[MAX_OBJECTS];     /* [0] is no object; do not move */
 };
 
 /* The object with this id; FAKE_FREE finds any kind */
@@ -307,6 +307,16 @@ static int do_map_file(FakeIommufd *ictx, void *arg)
     return fake_ioas_map_file(find(ictx, cmd->ioas_id, FAKE_IOAS), r, n, cmd);
 }
 
+static int do_copy(FakeIommufd *ictx, void *arg)
+{
+    struct iommu_ioas_copy *cmd = arg;
+    FakeRange r[FAKE_MAX_RESERVED];
+    unsigned n = reserved(ictx, cmd->dst_ioas_id, r);
+
+    return fake_ioas_copy(find(ictx, cmd->dst_ioas_id, FAKE_IOAS),
+                          find(ictx, cmd->src_ioas_id, FAKE_IOAS), r, n, cmd);
+}
+
 static int do_unmap(FakeIommufd *ictx, void *arg)
 {
     struct iommu_ioas_unmap *cmd = arg;
@@ -430,6 +440,7 @@ static const struct {
     OP(IOMMU_IOAS_IOVA_RANGES, struct iommu_ioas_iova_ranges,
        out_iova_alignment, do_iova_ranges),
     OP(IOMMU_IOAS_MAP, struct iommu_ioas_map, iova, do_map),
+    OP(IOMMU_IOAS_COPY, struct iommu_ioas_copy, src_iova, do_copy),
     OP(IOMMU_IOAS_UNMAP, struct iommu_ioas_unmap, length, do_unmap),
     OP(IOMMU_OPTION, struct iommu_option, val64, do_option),
     OP(IOMMU_HWPT_ALLOC, struct iommu_hwpt_alloc, __reserved, do_hwpt_alloc),
@@ -530,7 +541,6 @@ void fake_iommufd_count(const FakeIommufd *ictx, FakeCounts *counts)
         if (o->kind == FAKE_IOAS) {
             counts->areas += o->areas->len;
             counts->mapped += fake_ioas_bytes(o);
-            counts->pinned += o->domains ? fake_ioas_bytes(o) : 0;
         }
     }
 }

@@ -14,7 +14,7 @@
  *
  * It is strict where the kernel is: sizes, flags, reserved fields, alignment,
  * overlap, splits, kinds of ids and lifetimes are those of Linux 6.12.  What
- * it does not model (copy, allowed IOVAs, dirty bitmaps, nesting, faults)
+ * it does not model (allowed IOVAs, dirty bitmaps, nesting, faults)
  * answers ENOTTY like an unknown ioctl; it never pretends.
  *
  * Control: lines of text, from the file named by FAKE_KERNEL_CONTROL (read
@@ -133,7 +133,8 @@ typedef enum FakeKind {
 
 typedef struct FakeArea {
     uint64_t iova, last, va;
-    bool writable;
+    unsigned pages;             /* areas that were copied share these */
+    bool writable;              /* as the pages are, not this area */
     bool file, pinnable;        /* by file: can the kernel pin it? */
     int dmabuf;                 /* 1 + the device whose BAR it is, or 0 */
     bool revoked;
@@ -157,6 +158,7 @@ typedef struct FakeObject {
 struct iommu_ioas_iova_ranges;
 struct iommu_ioas_map;
 struct iommu_ioas_map_file;
+struct iommu_ioas_copy;
 struct iommu_ioas_unmap;
 
 void fake_ioas_init(FakeObject *ioas);
@@ -171,6 +173,9 @@ int fake_ioas_map(FakeObject *ioas, const FakeRange *r, unsigned n,
                   struct iommu_ioas_map *cmd);
 int fake_ioas_map_file(FakeObject *ioas, const FakeRange *r, unsigned n,
                        struct iommu_ioas_map_file *cmd);
+int fake_ioas_copy(FakeObject *ioas, const FakeObject *src, const FakeRange *r,
+                   unsigned n, struct iommu_ioas_copy *cmd);
+uint64_t fake_ioas_pinned(void);
 int fake_ioas_unmap(FakeObject *ioas, struct iommu_ioas_unmap *cmd);
 unsigned fake_ioas_revoke(FakeObject *ioas, unsigned index);
 

@@ -414,6 +414,7 @@ FakeCounts fake_kernel_counts(void)
             counts.cdevs++;
         }
     }
+    counts.pinned = fake_ioas_pinned();
     return counts;
 }
 
@@ -498,6 +499,7 @@ static void describe(unsigned long request, const void *arg, char *to,
 {
     const struct iommu_ioas_map *map = arg;
     const struct iommu_ioas_map_file *file = arg;
+    const struct iommu_ioas_copy *copy = arg;
     const struct iommu_ioas_unmap *unmap = arg;
     const struct iommu_hwpt_alloc *hwpt = arg;
     const struct vfio_irq_set *irqs = arg;
@@ -518,6 +520,11 @@ static void describe(unsigned long request, const void *arg, char *to,
             snprintf(to + strlen(to), room - strlen(to), " dmabuf=%d",
                      fake_dmabuf_device(file->fd));
         }
+        break;
+    case IOMMU_IOAS_COPY:
+        snprintf(to, room, " ioas=%u iova=0x%llx length=0x%llx from=%u "
+                 "at=0x%llx flags=0x%x", copy->dst_ioas_id, copy->dst_iova,
+                 copy->length, copy->src_ioas_id, copy->src_iova, copy->flags);
         break;
     case IOMMU_IOAS_UNMAP:
         snprintf(to, room, " ioas=%u iova=0x%llx length=0x%llx",

@@ -744,6 +744,112 @@ static void test_object_del(void)
     assert_nothing_left();
 }
 
+/* What an IOAS copies from another one */
+
+typedef struct Copy {
+    const char *name;
+    const char *control;
+    Range source[2];            /* mappings there */
+    Range there;                /* in the IOAS that shall have a copy */
+    bool source_ro, readonly, wrong_id;
+    Range from;
+    uint64_t to;
+    int expect;
+    const char *log;
+} Copy;
+
+static const Copy copies[] = {
+    { .name = "whole", .source = { P(16, 4) }, .from = P(16, 4), .to = 0,
+      .log = "IOMMU_IOAS_COPY ioas=2 iova=0x0 length=0x4000 from=3 at=0x10000 "
+             "flags=0x7 = 0\n" },
+    { .name = "part", .source = { P(16, 4) }, .from = P(17, 2), .to = PAGE },
+    { .name = "readonly", .source = { P(16, 4) }, .from = P(16, 4),
+      .readonly = true,
+      .log = "IOMMU_IOAS_COPY ioas=2 iova=0x0 length=0x4000 from=3 at=0x10000 "
+             "flags=0x5 = 0\n" },
+    { .name = "two-mappings", .source = { P(16, 4), P(20, 4) },
+      .from = P(18, 4) },
+    { .name = "hole", .source = { P(16, 4), P(21, 4) }, .from = P(18, 4),
+      .expect = -ENOENT },
+    { .name = "beyond", .source = { P(16, 4) }, .from = P(18, 4),
+      .expect = -ENOENT },
+    { .name = "before", .source = { P(16, 4) }, .from = P(15, 4),
+      .expect = -ENOENT },
+    { .name = "empty", .from = P(16, 4), .expect = -ENOENT },
+    { .name = "wrong-id", .source = { P(16, 4) }, .from = P(16, 4),
+      .wrong_id = true, .expect = -ENOENT },
+    { .name = "writable-of-readonly", .source = { P(16, 4) },
+      .source_ro = true, .from = P(16, 4), .expect = -EPERM },
+    { .name = "readonly-of-readonly", .source = { P(16, 4) },
+      .source_ro = true, .readonly = true, .from = P(16, 4) },
+    { .name = "exists", .source = { P(16, 4) }, .there = P(3, 1),
+      .from = P(16, 4), .expect = -EEXIST },
+    { .name = "reserved", .source = { P(16, 4) }, .from = P(16, 1),
+      .to = 0xfee00000, .expect = -EINVAL },
+    { .name = "misaligned", .source = { P(16, 4) },
+      .from = { 0x10800, PAGE }, .expect = -EINVAL },
+    /* What is pinned already costs nothing more */
+    { .name = "memlock", .source = { P(16, 4) }, .control = "memlock 16384",
+      .from = P(16, 4) },
+};
+
+static void test_copy(const void *data)
+{
+    const Copy *c = data;
+    void *va = c->source_ro ? memory_ro : memory;
+    uint32_t devid, ioas, source, hwpt, i;
+    g_autofree char *log = NULL;
+    uint64_t pinned, bytes;
+    IOMMUFDBackend *be;
+    int cdev;
+
+    fake_kernel_control(c->control ?: "");
+    be = new_object(&error_abort, NULL);
+    cdev = bind_device(be, &devid);
+    g_assert_cmpint(iommufd_backend_alloc_ioas(be, &ioas), ==, 0);
+    g_assert_cmpint(iommufd_backend_alloc_ioas(be, &source), ==, 0);
+    attach_device(cdev, ioas);
+    g_assert_cmpint(iommufd_backend_alloc_hwpt(be, devid, source, 0, &hwpt),
+                    ==, 0);
+    for (i = 0; i < ARRAY_SIZE(c->source) && c->source[i].size; i++) {
+        g_assert_cmpint(iommufd_backend_map_dma(be, source, c->source[i].iova,
+                                                c->source[i].size, va,
+                                                c->source_ro), ==, 0);
+    }
+    if (c->there.size) {
+        g_assert_cmpint(iommufd_backend_map_dma(be, ioas, c->there.iova,
+                                                c->there.size, va, false),
+                        ==, 0);
+    }
+    pinned = fake_kernel_counts().pinned;
+    g_free(take_log());
+
+    g_assert_cmpint(iommufd_backend_copy_dma(be, ioas, c->to, c->from.size,
+                                             c->wrong_id ? 9 : source,
+                                             c->from.iova, c->readonly),
+                    ==, c->expect);
+    log = take_log();
+    if (c->log) {
+        g_assert_cmpstr(log, ==, c->log);
+    }
+    /* Pinned once; and the copy outlives its source, which is unpinned */
+    g_assert_cmphex(fake_kernel_counts().pinned, ==, pinned);
+    iommufd_backend_destroy_id(be, hwpt);
+    iommufd_backend_destroy_id(be, source);
+    if (!c->expect) {
+        g_assert_cmphex(fake_kernel_counts().pinned, ==, c->from.size);
+        g_assert_cmpint(iommufd_backend_unmap_dma(be, ioas, c->to, c->to +
+                                                  c->from.size - 1, &bytes),
+                        ==, 0);
+        g_assert_cmphex(bytes, ==, c->from.size);
+    }
+    g_assert_cmphex(fake_kernel_counts().pinned, ==, c->there.size);
+
+    close(cdev);
+    object_unparent(OBJECT(be));
+    assert_nothing_left();
+}
+
 /* The fake itself: what the wrappers cannot send, it must refuse */
 
 typedef struct Strict {
@@ -756,8 +862,8 @@ typedef struct Strict {
 static const Strict stricts[] = {
     { "too-small", IOMMU_DESTROY, { 4, 1 }, EINVAL },
     { "unknown", _IO(';', 0xa0), { 8, 1 }, ENOTTY },
-    { "not-modelled", IOMMU_IOAS_COPY, { sizeof(struct iommu_ioas_copy) },
-      ENOTTY },
+    { "not-modelled", IOMMU_IOAS_ALLOW_IOVAS,
+      { sizeof(struct iommu_ioas_allow_iovas) }, ENOTTY },
     { "larger", IOMMU_IOAS_ALLOC, { 16 }, 0 },
     { "larger-and-used", IOMMU_IOAS_ALLOC, { 16, 0, 0, 1 }, E2BIG },
     { "alloc-flags", IOMMU_IOAS_ALLOC, { 12, 1 }, EOPNOTSUPP },
@@ -772,6 +878,14 @@ static const Strict stricts[] = {
     { "map-file-flags", IOMMU_IOAS_MAP_FILE, { 40, 0xf, 2 }, EOPNOTSUPP },
     { "map-file-not-open", IOMMU_IOAS_MAP_FILE, { 40, 7, 2, 987, 0, 0, 4096 },
       EBADF },
+    { "copy-too-small", IOMMU_IOAS_COPY, { 36, 7, 2, 2, 4096 }, EINVAL },
+    { "copy-flags", IOMMU_IOAS_COPY, { 40, 0xf, 2, 2, 4096 }, EOPNOTSUPP },
+    { "copy-no-access", IOMMU_IOAS_COPY, { 40, 1, 2, 2, 4096 }, EINVAL },
+    { "copy-nothing", IOMMU_IOAS_COPY, { 40, 7, 2, 2, 0 }, EINVAL },
+    { "copy-overflow", IOMMU_IOAS_COPY,
+      { 40, 7, 2, 2, 4096, 0, 0, 0, UINT32_MAX, UINT32_MAX }, EOVERFLOW },
+    { "copy-wraps", IOMMU_IOAS_COPY,
+      { 40, 7, 2, 2, 4096, 0, 0, 0, -4095u, UINT32_MAX }, EOVERFLOW },
     { "unmap-overflow", IOMMU_IOAS_UNMAP,
       { 24, 2, 1, 0, UINT32_MAX, UINT32_MAX }, EOVERFLOW },
     { "unmap-nothing", IOMMU_IOAS_UNMAP, { 24, 2 }, EINVAL },
@@ -963,6 +1077,9 @@ int main(int argc, char **argv)
 
     for (i = 0; i < ARRAY_SIZE(calls); i++) {
         add("call", calls[i].name, &calls[i], test_call);
+    }
+    for (i = 0; i < ARRAY_SIZE(copies); i++) {
+        add("copy", copies[i].name, &copies[i], test_copy);
     }
     for (i = 0; i < ARRAY_SIZE(refusals); i++) {
         add("refusal", refusals[i].name, &refusals[i], test_refusal);
