@@ -93,6 +93,10 @@ static void hmp_print_ioas(Monitor *mon, const IommufdIoas *ioas)
         monitor_printf(mon, "    IOVAs [0x%" PRIx64 ", 0x%" PRIx64 "]\n",
                        r->value->start, r->value->last);
     }
+    if (ioas->has_copies) {
+        monitor_printf(mon, "    shares memory with IOAS %u: %" PRIu64
+                       " of these maps\n", ioas->copies_from, ioas->copies);
+    }
     for (f = ioas->failed_maps; f; f = f->next) {
         monitor_printf(mon, "    failed [0x%" PRIx64 ", 0x%" PRIx64
                        "] ('%s'): %s\n", f->value->start, f->value->last,

@@ -217,6 +217,9 @@ static bool vfio_cdev_attach_ioas(VFIOCdev *cdev, AddressSpace *as,
     if (cdev->mdev || cdev->vbasedev->type != VFIO_DEVICE_TYPE_PCI) {
         vfio_cdev_open_gate(cdev);
     }
+    if (!cdev->mdev) {
+        vfio_ioas_keep_pinned(cdev->ioas, cdev->devid);
+    }
     return vfio_ioas_attached(cdev->ioas, errp);
 }
 

@@ -104,6 +104,7 @@ static bool vfio_ioas_apply_unmap(VFIOIOAS *ioas, const VFIOMapRange *r)
         return false;
     }
     vfio_map_remove(ioas->mapped, r->iova, r->last);
+    vfio_base_changed(ioas);
     return true;
 }
 
@@ -117,6 +118,7 @@ static void vfio_ioas_apply_map(VFIOIOAS *ioas, const VFIOMapRange *r)
         return;
     }
     vfio_map_insert(ioas->mapped, r);
+    vfio_base_changed(ioas);
 }
 
 /* Pending */
@@ -126,10 +128,27 @@ static uint64_t vfio_range_bytes(const VFIOMapRange *r)
     return r->last - r->iova + 1;
 }
 
-/* Is it filled by the threads before it is mapped? */
-static bool vfio_ioas_is_big(const VFIOMapRange *r)
+/*
+ * Is it filled by the threads before it is mapped?  Not for devices without an
+ * IOMMU, which pin what they need.  With a base, that one has it filled.
+ */
+static bool vfio_ioas_is_big(VFIOIOAS *ioas, const VFIOMapRange *r)
 {
-    return !r->readonly && r->last - r->iova >= BIG - 1;
+    return (ioas->pinning || ioas->base) && !r->readonly &&
+           r->last - r->iova >= BIG - 1;
+}
+
+/* The first of @pending that is big, or NULL */
+static const VFIOMapRange *vfio_ioas_first_big(VFIOIOAS *ioas)
+{
+    guint i;
+
+    for (i = 0; i < ioas->pending->len; i++) {
+        if (vfio_ioas_is_big(ioas, &RANGE(ioas->pending, i))) {
+            return &RANGE(ioas->pending, i);
+        }
+    }
+    return NULL;
 }
 
 static void vfio_ioas_stop_prefault(VFIOIOAS *ioas)
@@ -159,10 +178,10 @@ static void vfio_ioas_prefault(VFIOIOAS *ioas, bool start)
     g_autoptr(GArray) big = g_array_new(false, true, sizeof(VFIOPrefaultRange));
     guint i;
 
-    for (i = 0; i < ioas->pending->len; i++) {
+    for (i = 0; i < ioas->pending->len && !ioas->base; i++) {
         const VFIOMapRange *r = &RANGE(ioas->pending, i);
 
-        if (vfio_ioas_is_big(r)) {
+        if (vfio_ioas_is_big(ioas, r)) {
             ram_addr_t offset;
             RAMBlock *rb = qemu_ram_block_from_host(
                 (void *)(uintptr_t)r->vaddr, false, &offset);
@@ -190,29 +209,36 @@ static void vfio_ioas_prefault(VFIOIOAS *ioas, bool start)
         trace_vfio_ioas_prefault(ioas->id, big->len, threads);
         ioas->prefault = vfio_prefault_start(big, threads,
                                              vfio_ioas_filled_more, ioas);
-        if (!QLIST_EMPTY(&ioas->ready.notifiers)) {
+        if (ioas->awaited) {
             vfio_prefault_hurry(ioas->prefault);
         }
     }
 }
 
-/* Map the first range of @pending that the threads were given */
+/* Map the first big range of @pending */
 static void vfio_ioas_take(VFIOIOAS *ioas)
 {
+    const VFIOMapRange *first = vfio_ioas_first_big(ioas);
     VFIOMapRange r;
-    guint i;
 
-    for (i = 0; i < ioas->pending->len; i++) {
-        r = RANGE(ioas->pending, i);
-        if (vfio_ioas_is_big(&r)) {
-            g_array_remove_index(ioas->pending, i);
-            ioas->taken++;
-            ioas->taken_bytes += vfio_range_bytes(&r);
-            vfio_ioas_apply_map(ioas, &r);
-            trace_vfio_ioas_pending(ioas->id, vfio_map_bytes(ioas->pending));
-            return;
-        }
+    if (first) {
+        r = *first;
+        g_array_remove_index(ioas->pending, first - &RANGE(ioas->pending, 0));
+        ioas->taken++;
+        ioas->taken_bytes += vfio_range_bytes(&r);
+        vfio_ioas_apply_map(ioas, &r);
+        trace_vfio_ioas_pending(ioas->id, vfio_map_bytes(ioas->pending));
     }
+}
+
+/* Is the next of them filled, or is it mapped by the base? */
+static bool vfio_ioas_may_take(VFIOIOAS *ioas)
+{
+    if (ioas->base) {
+        return vfio_ioas_first_big(ioas);
+    }
+    return ioas->prefault &&
+           ioas->taken < vfio_prefault_filled(ioas->prefault);
 }
 
 /* Bottom half: one mapping at a time, so that the monitor has its turn */
@@ -220,11 +246,14 @@ static void vfio_ioas_take_filled(void *opaque)
 {
     VFIOIOAS *ioas = opaque;
 
+    if (ioas->base &&
+        (ioas->base->prefault || vfio_ioas_first_big(ioas->base))) {
+        return;                 /* comes again when the base is filled */
+    }
     if (!ioas->prefault) {
         vfio_ioas_prefault(ioas, true);
     }
-    if (ioas->prefault &&
-        ioas->taken < vfio_prefault_filled(ioas->prefault)) {
+    if (vfio_ioas_may_take(ioas)) {
         vfio_ioas_take(ioas);
         qemu_bh_schedule(ioas->filled);
         return;
@@ -246,7 +275,7 @@ static void vfio_ioas_map_pending(VFIOIOAS *ioas)
     vfio_ioas_prefault(ioas, true);
     ioas->pending = g_array_new(false, false, sizeof(VFIOMapRange));
     for (i = 0; i < pending->len && !ioas->setup_error; i++) {
-        if (vfio_ioas_is_big(&RANGE(pending, i))) {
+        if (ioas->prefault && vfio_ioas_is_big(ioas, &RANGE(pending, i))) {
             vfio_prefault_wait(ioas->prefault, ++ioas->taken);
         }
         vfio_ioas_apply_map(ioas, &RANGE(pending, i));
@@ -261,7 +290,8 @@ static void vfio_ioas_foresee(VFIOIOAS *ioas, const GArray *wanted)
     int ret = -ERANGE;
 
     if (ioas->pending->len && r != &RANGE(ioas->pending, 0) && ioas->pinning &&
-        vfio_ioas_exceeds_memlock(vfio_map_bytes(wanted))) {
+        vfio_ioas_exceeds_memlock(vfio_map_bytes(wanted)) &&
+        !vfio_base_relax(ioas)) {
         r = &RANGE(ioas->pending, 0);
         ret = -ENOMEM;
     }
@@ -273,18 +303,14 @@ static void vfio_ioas_foresee(VFIOIOAS *ioas, const GArray *wanted)
 
 bool vfio_ioas_ready(VFIOIOAS *ioas)
 {
-    guint i;
-
     if (ioas->prefault) {
         vfio_prefault_hurry(ioas->prefault);
     }
-    if (ioas->incomplete || ioas->prefault) {
-        return false;
-    }
-    for (i = 0; i < ioas->pending->len; i++) {
-        if (vfio_ioas_is_big(&RANGE(ioas->pending, i))) {
-            return false;       /* the bottom half will begin with it */
-        }
+    if (ioas->incomplete || ioas->prefault ||
+        (ioas->base && !vfio_ioas_ready(ioas->base)) ||
+        vfio_ioas_first_big(ioas)) {
+        ioas->awaited = true;
+        return false;           /* the bottom half will begin with it */
     }
     vfio_ioas_map_pending(ioas);
     return !ioas->incomplete;
@@ -292,15 +318,23 @@ bool vfio_ioas_ready(VFIOIOAS *ioas)
 
 void vfio_ioas_open(VFIOIOAS *ioas)
 {
+    if (ioas->base) {
+        vfio_ioas_open(ioas->base);
+    }
+    ioas->awaited = false;
     ioas->open++;
     if (ioas->pending) {
         vfio_ioas_map_pending(ioas);
+        qemu_bh_schedule(ioas->filled);         /* others may wait for it */
     }
 }
 
 void vfio_ioas_close(VFIOIOAS *ioas)
 {
     ioas->open--;
+    if (ioas->base) {
+        vfio_ioas_close(ioas->base);
+    }
 }
 
 bool vfio_ioas_apply_ram(VFIOIOAS *ioas)
@@ -331,6 +365,27 @@ bool vfio_ioas_apply_ram(VFIOIOAS *ioas)
     return unmapped;
 }
 
+bool vfio_ioas_map_missing(VFIOIOAS *ioas, Error **errp)
+{
+    if (!ioas->copiers) {
+        return true;
+    }
+    ioas->listening = false;
+    vfio_ioas_apply_ram(ioas);
+    ioas->listening = true;
+    if (ioas->setup_error) {
+        error_propagate(errp, ioas->setup_error);
+        ioas->setup_error = NULL;
+        return false;
+    }
+    return true;
+}
+
+static void vfio_ioas_base_filled(Notifier *n, void *opaque)
+{
+    qemu_bh_schedule(container_of(n, VFIOIOAS, base_filled)->filled);
+}
+
 void vfio_ioas_report_pending(VFIOIOAS *ioas, uint64_t *pending,
                               uint64_t *filled)
 {
@@ -346,13 +401,22 @@ void vfio_ioas_start_ram(VFIOIOAS *ioas)
     /* Not in a nested aio_poll(): it writes to devices and resumes vCPUs */
     ioas->filled = aio_bh_new(iohandler_get_aio_context(),
                               vfio_ioas_take_filled, ioas);
+    if (ioas->base) {
+        ioas->base_filled.notify = vfio_ioas_base_filled;
+        notifier_list_add(&ioas->base->ready, &ioas->base_filled);
+    }
 }
 
 void vfio_ioas_stop_ram(VFIOIOAS *ioas)
 {
+    if (ioas->base) {
+        notifier_remove(&ioas->base_filled);
+    }
     vfio_ioas_stop_prefault(ioas);
     qemu_bh_delete(ioas->filled);
+    vfio_base_changed(ioas);
     g_array_free(ioas->pending, true);
     g_array_free(ioas->mapped, true);
     ioas->pending = NULL;
+    ioas->mapped = NULL;
 }

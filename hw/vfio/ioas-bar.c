@@ -56,13 +56,16 @@ void vfio_ioas_stop_bars(VFIOIOAS *ioas)
     ioas->bars = NULL;
 }
 
-/* Only when there are others: most guests never do peer-to-peer */
+/*
+ * Only when there are others: most guests never do peer-to-peer.  Behind a guest
+ * IOMMU the base says it, which knows all devices of the VM.
+ */
 static void vfio_ioas_tell_bars(VFIOIOAS *ioas)
 {
     GHashTableIter iter;
     gpointer p;
 
-    if (ioas->users < 2) {
+    if (ioas->users < 2 || ioas->base) {
         return;
     }
     g_hash_table_iter_init(&iter, ioas->bars);

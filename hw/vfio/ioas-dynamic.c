@@ -243,14 +243,60 @@ static void vfio_discard_undo(VFIOIOASSection *s, MemoryRegionSection *section,
     vfio_piece_unmap_or_report(s, start, last);
 }
 
+/*
+ * The same memory in the base of the section's IOAS.  Whoever hears first of a
+ * block tells the base of it: the last listener, and the base was there before.
+ */
+static VFIOIOASSection *vfio_discard_in_base(VFIOIOASSection *s,
+                                             const MemoryRegionSection *section,
+                                             MemoryRegionSection *in_base)
+{
+    VFIOIOAS *base = s->active ? s->ioas->base : NULL;
+    guint i;
+
+    for (i = 0; base && i < base->sections->len; i++) {
+        VFIOIOASSection *b = g_ptr_array_index(base->sections, i);
+
+        if (b->kind == VFIO_SECTION_DISCARD && b->active && b->mr == s->mr &&
+            b->offset_within_region == s->offset_within_region &&
+            int128_eq(b->told_size, s->told_size)) {
+            *in_base = *section;
+            in_base->offset_within_address_space +=
+                b->told_iova - s->told_iova;
+            return b;
+        }
+    }
+    return NULL;
+}
+
+static void vfio_discard_notify_discard(RamDiscardListener *rdl,
+                                        MemoryRegionSection *section)
+{
+    VFIOIOASSection *s = container_of(rdl, VFIOIOASSection, discard);
+    hwaddr iova = section->offset_within_address_space;
+    MemoryRegionSection in_base;
+    VFIOIOASSection *b = vfio_discard_in_base(s, section, &in_base);
+
+    vfio_piece_unmap_or_report(s, iova,
+                               iova + int128_get64(section->size) - 1);
+    if (b) {
+        vfio_discard_notify_discard(&b->discard, &in_base);
+    }
+}
+
 static int vfio_discard_notify_populate(RamDiscardListener *rdl,
                                         MemoryRegionSection *section)
 {
     VFIOIOASSection *s = container_of(rdl, VFIOIOASSection, discard);
     hwaddr offset = section->offset_within_region;
     hwaddr end = offset + int128_get64(section->size), next;
+    MemoryRegionSection in_base;
+    VFIOIOASSection *b = vfio_discard_in_base(s, section, &in_base);
     int ret;
 
+    if (b) {
+        vfio_discard_notify_populate(&b->discard, &in_base);
+    }
     /* Map what can be discarded alone as mappings of their own */
     for (; offset < end; offset = next) {
         DMAMap piece = {
@@ -265,20 +311,13 @@ static int vfio_discard_notify_populate(RamDiscardListener *rdl,
         ret = vfio_piece_map(s, &piece);
         if (ret) {
             vfio_discard_undo(s, section, &piece, ret);
+            if (b) {
+                vfio_discard_notify_discard(&b->discard, &in_base);
+            }
             return ret;
         }
     }
     return 0;
-}
-
-static void vfio_discard_notify_discard(RamDiscardListener *rdl,
-                                        MemoryRegionSection *section)
-{
-    VFIOIOASSection *s = container_of(rdl, VFIOIOASSection, discard);
-    hwaddr iova = section->offset_within_address_space;
-
-    vfio_piece_unmap_or_report(s, iova,
-                               iova + int128_get64(section->size) - 1);
 }
 
 static void vfio_discard_start(VFIOIOASSection *s)
@@ -314,6 +353,7 @@ void vfio_ioas_start_dynamic(VFIOIOASSection *s)
 
 void vfio_ioas_stop_dynamic(VFIOIOASSection *s)
 {
+    s->active = false;
     if (s->kind == VFIO_SECTION_IOMMU) {
         memory_region_unregister_iommu_notifier(s->mr, &s->notifier);
     } else {
@@ -321,7 +361,6 @@ void vfio_ioas_stop_dynamic(VFIOIOASSection *s)
         ram_discard_manager_unregister_listener(
             memory_region_get_ram_discard_manager(s->mr), &s->discard);
     }
-    s->active = false;
     if (!s->ioas->dying) {
         vfio_piece_unmap_or_report(s, s->range.iova, s->range.last);
     }

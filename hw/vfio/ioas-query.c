@@ -83,6 +83,11 @@ void vfio_ioas_fill_report(IOMMUFDReport *report, IommufdInfo *info)
     out->mappings = ioas->mappings;
     out->maps = ioas->maps;
     out->unmaps = ioas->unmaps;
+    if (ioas->base) {
+        out->has_copies = out->has_copies_from = true;
+        out->copies = ioas->copies;
+        out->copies_from = ioas->base->id;
+    }
     for (f = ioas->failed.tail; f; f = f->prev) {
         QAPI_LIST_PREPEND(out->failed_maps, vfio_failed_map_info(f->data));
     }

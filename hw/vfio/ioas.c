@@ -5,11 +5,12 @@
  *
  * Owns: the kernel's IOAS and HWPT ids, the list of VFIOIOAS, the copy of the
  * IOVA ranges.  Borrows: the iommufd object, referenced by every attached
- * device, and an IOAS exists only while one is (or is about to be).
+ * device, and an IOAS exists only while one is (or is about to be), to it or to
+ * one that copies from it (ioas-base.c).
  *
  * Invariants: one IOAS per (AddressSpace, iommufd object); an HWPT is listed
- * from its allocation to its IOMMU_DESTROY, and has at least one user; the
- * memory listener is registered exactly while a device is attached, so RAM is
+ * from its allocation to its IOMMU_DESTROY, and has at least one user or is the
+ * keeper; the memory listener is registered exactly while a device is attached, so RAM is
  * pinned only for devices.
  *
  * Kernel facts: IOVA ranges may change with every attach and detach (6.2); a
@@ -30,7 +31,7 @@
 
 VFIOIOASList vfio_ioases = QLIST_HEAD_INITIALIZER(vfio_ioases);
 
-static int vfio_ioas_read_ranges(VFIOIOAS *ioas)
+int vfio_ioas_read_ranges(VFIOIOAS *ioas)
 {
     IOMMUFDRange *ranges;
     uint64_t alignment;
@@ -58,6 +59,9 @@ VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Object *owner,
 
     QLIST_FOREACH(ioas, &vfio_ioases, next) {
         if (ioas->be == be && ioas->as == as) {
+            if (!vfio_base_get(ioas, owner, errp)) {
+                return NULL;
+            }
             ioas->users++;
             ioas->alone = NULL;
             return ioas;
@@ -76,6 +80,11 @@ VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Object *owner,
     ioas->id = id;
     ioas->users = 1;
     ioas->alone = owner;
+    if (!vfio_base_get(ioas, owner, errp)) {
+        iommufd_backend_destroy_id(be, id);
+        g_free(ioas);
+        return NULL;
+    }
     QLIST_INIT(&ioas->hwpts);
     g_queue_init(&ioas->failed);
     notifier_list_init(&ioas->ready);
@@ -87,13 +96,17 @@ VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Object *owner,
 
 void vfio_ioas_put(VFIOIOAS *ioas)
 {
+    VFIOIOAS *base = ioas->base;
+
     if (--ioas->users) {
         /* Wider, perhaps.  On failure the narrower ranges stay: safe. */
         vfio_ioas_read_ranges(ioas);
+        vfio_base_put(base);
         return;
     }
 
     vfio_ioas_unlisten(ioas);
+    vfio_base_drop_keeper(ioas);
     QLIST_REMOVE(ioas, next);
     QLIST_REMOVE(&ioas->report, next);
     vfio_ioas_forget_failed(ioas);
@@ -101,6 +114,7 @@ void vfio_ioas_put(VFIOIOAS *ioas)
     iommufd_backend_destroy_id(ioas->be, ioas->id);
     g_free(ioas->ranges);
     g_free(ioas);
+    vfio_base_put(base);
 }
 
 VFIOHWPT *vfio_ioas_alloc_hwpt(VFIOIOAS *ioas, uint32_t devid)
@@ -152,6 +166,13 @@ void vfio_ioas_put_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt, uint32_t devid)
         i++;
     }
     g_array_remove_index(hwpt->devids, i);
+    if (hwpt != ioas->keeper) {
+        vfio_ioas_free_hwpt(ioas, hwpt);
+    }
+}
+
+void vfio_ioas_free_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt)
+{
     if (hwpt->devids->len) {
         return;
     }
@@ -188,10 +209,18 @@ bool vfio_ioas_check_ranges(VFIOIOAS *ioas, Error **errp)
 
 bool vfio_ioas_attached(VFIOIOAS *ioas, Error **errp)
 {
-    if (!ioas->listening) {
-        return vfio_ioas_listen(ioas, errp);
+    if (ioas->base && !ioas->base->listening &&
+        !vfio_ioas_listen(ioas->base, errp)) {
+        return false;
+    }
+    if (!(ioas->listening ? vfio_ioas_map_missing(ioas, errp)
+                          : vfio_ioas_listen(ioas, errp))) {
+        return false;
     }
     vfio_ioas_map_bars(ioas);
+    if (ioas->base) {
+        vfio_ioas_map_bars(ioas->base);
+    }
     return true;
 }
 
@@ -264,13 +293,19 @@ int vfio_ioas_map(VFIOIOAS *ioas, uint64_t iova, uint64_t last,
     uint64_t size = last - iova + 1, offset;
     int ret = -ERANGE, fd;
 
-    if (vfio_ioas_reachable(ioas, iova, last)) {
+    if (!vfio_ioas_reachable(ioas, iova, last)) {
+        return ret;
+    }
+    ret = vfio_base_copy(ioas, iova, size, vaddr, readonly);
+    if (ret == -ENOENT) {
         fd = vfio_ioas_file(va, size, &offset);
-        ret = fd < 0 ? iommufd_backend_map_dma(ioas->be, ioas->id, iova, size,
-                                               va, readonly)
-                     : iommufd_backend_map_shared(ioas->be, ioas->id, iova,
-                                                  size, va, fd, offset,
-                                                  readonly);
+        do {
+            ret = fd < 0 ? iommufd_backend_map_dma(ioas->be, ioas->id, iova,
+                                                   size, va, readonly)
+                         : iommufd_backend_map_shared(ioas->be, ioas->id, iova,
+                                                      size, va, fd, offset,
+                                                      readonly);
+        } while (ret == -ENOMEM && vfio_base_relax(ioas));
     }
     if (!ret) {
         vfio_ioas_count_map(ioas, size);

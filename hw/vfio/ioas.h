@@ -9,6 +9,7 @@
  * calls it; it calls back only who waits in VFIOIOAS.ready.
  *
  *   ioas.c           the kernel's IOAS and HWPTs, IOVA ranges, life cycle
+ *   ioas-base.c      memory that one IOAS pins and others copy
  *   ioas-listener.c  the MemoryListener: sections come and go
  *   ioas-apply.c     RAM: plan and apply, now or in the background
  *   ioas-fail.c      what cannot be mapped: words and consequences
@@ -87,6 +88,14 @@ struct VFIOIOAS {
     Object *alone;              /* the device, while there never was another */
     QLIST_ENTRY(VFIOIOAS) next;
 
+    VFIOIOAS *base;             /* what we copy from; NULL: system memory */
+    Notifier base_filled;       /* by its @ready */
+    unsigned copiers;           /* of @users: those of IOASes with this base */
+    VFIOHWPT *keeper;           /* in @hwpts, keeps RAM pinned for @copiers */
+    bool relaxed;               /* no keeper: so much may not be locked */
+    GArray *by_vaddr;           /* @mapped, in that order; NULL: to be made */
+    uint64_t copies;            /* of @maps */
+
     QLIST_HEAD(, VFIOHWPT) hwpts;
     IOMMUFDRange *ranges;       /* read again after each attach and detach */
     uint32_t nr_ranges;
@@ -102,8 +111,9 @@ struct VFIOIOAS {
     GArray *mapped;             /* of VFIOMapRange: RAM sections, in order */
     GArray *pending;            /* the same: missing, no device is open */
     unsigned open;              /* devices that can reach memory now */
-    unsigned pinning;           /* attached devices with an IOMMU: RAM counts */
+    unsigned pinning;           /* attached devices with an IOMMU, keeper */
     VFIOPrefault *prefault;     /* fills what is big of @pending */
+    bool awaited;               /* somebody waits for that */
     guint taken;                /* of its ranges: mapped, so not pending */
     uint64_t taken_bytes;
     QEMUBH *filled;             /* there is more to take */
@@ -152,6 +162,16 @@ VFIOHWPT *vfio_ioas_alloc_hwpt(VFIOIOAS *ioas, uint32_t devid);
  */
 void vfio_ioas_join_hwpt(VFIOHWPT *hwpt, uint32_t devid);
 void vfio_ioas_put_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt, uint32_t devid);
+
+/**
+ * vfio_ioas_keep_pinned - behind a guest IOMMU, let all RAM stay pinned
+ * @devid: a device whose IOMMU can hold it, attached to @ioas
+ *
+ * From then on what the guest maps is pinned already.  Before
+ * vfio_ioas_attached().  Without a guest IOMMU, or if the kernel does not have
+ * it, nothing happens.
+ */
+void vfio_ioas_keep_pinned(VFIOIOAS *ioas, uint32_t devid);
 
 /**
  * vfio_ioas_check_ranges - a device was attached: can it reach all RAM?
@@ -216,6 +236,54 @@ typedef QLIST_HEAD(VFIOIOASList, VFIOIOAS) VFIOIOASList;
 extern VFIOIOASList vfio_ioases;
 
 /**
+ * vfio_base_get - see that @ioas has a base, unless it is of system memory
+ * vfio_base_put - the reverse, with what was in VFIOIOAS.base; may be NULL
+ */
+bool vfio_base_get(VFIOIOAS *ioas, Object *owner, Error **errp);
+void vfio_base_put(VFIOIOAS *base);
+
+/**
+ * vfio_base_only - is @ioas there for others to copy from, and no more?
+ */
+bool vfio_base_only(const VFIOIOAS *ioas);
+
+/**
+ * vfio_base_copy - map what the base of @ioas maps of this memory
+ *
+ * Returns 0; -ENOENT if there is no base, or it does not map all of it; or as
+ * iommufd_backend_copy_dma().
+ */
+int vfio_base_copy(VFIOIOAS *ioas, uint64_t iova, uint64_t size,
+                   uint64_t vaddr, bool readonly);
+
+/**
+ * vfio_base_changed - VFIOIOAS.mapped did
+ */
+void vfio_base_changed(VFIOIOAS *ioas);
+
+/**
+ * vfio_base_relax - too much is locked: let what nobody can reach be unpinned
+ *
+ * Returns true if there is hope that this helped.
+ */
+bool vfio_base_relax(VFIOIOAS *ioas);
+
+/**
+ * vfio_base_drop_keeper - the reverse of vfio_ioas_keep_pinned(), for the base
+ */
+void vfio_base_drop_keeper(VFIOIOAS *ioas);
+
+/**
+ * vfio_ioas_read_ranges - ask for the IOVA ranges again; 0 or -errno
+ */
+int vfio_ioas_read_ranges(VFIOIOAS *ioas);
+
+/**
+ * vfio_ioas_free_hwpt - free a HWPT if no device is attached to it
+ */
+void vfio_ioas_free_hwpt(VFIOIOAS *ioas, VFIOHWPT *hwpt);
+
+/**
  * vfio_ioas_unreachable - the first of the VFIOMapRanges that the IOMMU cannot
  * translate whole, or NULL
  */
@@ -275,6 +343,13 @@ void vfio_ioas_unlisten(VFIOIOAS *ioas);
 void vfio_ioas_start_ram(VFIOIOAS *ioas);
 void vfio_ioas_stop_ram(VFIOIOAS *ioas);
 bool vfio_ioas_apply_ram(VFIOIOAS *ioas);
+
+/**
+ * vfio_ioas_map_missing - a device joins a base that may not map everything
+ *
+ * Now what is missing is an error, in @errp.
+ */
+bool vfio_ioas_map_missing(VFIOIOAS *ioas, Error **errp);
 
 /**
  * vfio_ioas_wanted - the sections of RAM, in order; for g_array_unref()

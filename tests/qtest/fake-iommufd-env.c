@@ -117,6 +117,12 @@ FakeMaps fake_env_maps(const char *log)
                           "length=%llx = %d", &iova, &length, &ret) == 3) {
             m.unmaps++;
             m.unmapped += ret ? 0 : length;
+        } else if (sscanf(lines[i], "IOMMU_IOAS_COPY ioas=%*u iova=%*x length="
+                          "%llx from=%*u at=%*x flags=%*x = %d", &length,
+                          &ret) == 2) {
+            m.failed += ret != 0;
+            m.copied += ret ? 0 : length;
+            continue;
         } else {
             continue;
         }

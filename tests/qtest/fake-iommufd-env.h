@@ -20,6 +20,7 @@ typedef struct FakeEnv {
 /* What the log says of the mappings that were made and dropped */
 typedef struct FakeMaps {
     uint64_t mapped_rw, mapped_ro, unmapped;    /* bytes, all together */
+    uint64_t copied;                            /* not in the above */
     uint64_t live_low;                          /* bytes left below 2 GiB */
     uint64_t lowest, highest;                   /* IOVAs touched */
     unsigned maps, unmaps, failed;

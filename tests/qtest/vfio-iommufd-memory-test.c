@@ -20,7 +20,7 @@
 
 #define BDF         "0000:65:00.0"
 #define DEVICE      "-object iommufd,id=iommufd0,map-background=off " \
-                    "-device vfio-pci,host=" BDF ",iommufd=iommufd0,addr=5 "
+                    "-device vfio-pci,host=" BDF ",iommufd=iommufd0,addr=5"
 #define Q35         "-machine q35 -nodefaults "
 #define REGION      "'vtd-05.0-dmar'"
 #define STOPPED     "vfio: VM stopped, 'cont' tries again: "
@@ -66,7 +66,7 @@ static void cont(void)
     qtest_qmp_eventwait(qts, "RESUME");
 }
 
-/* Intel's IOMMU: one page of IOVA for the device in slot 5 */
+/* Intel's IOMMU: one page of IOVA for the device in slot 5, or slot 0 */
 
 #define VTD(reg)    (0xfed90000 + (reg))
 #define IOVA        0x5000
@@ -86,8 +86,10 @@ static Vtd vtd_tables(void)
     }
     /* root, context (39 bits, domain 1), three levels */
     qtest_writeq(qts, table[0], table[1] | 1);
-    qtest_writeq(qts, table[1] + (5 << 3) * 16, table[2] | 1);
-    qtest_writeq(qts, table[1] + (5 << 3) * 16 + 8, 1 << 8 | 1);
+    for (i = 0; i <= 6; i++) {
+        qtest_writeq(qts, table[1] + (i << 3) * 16, table[2] | 1);
+        qtest_writeq(qts, table[1] + (i << 3) * 16 + 8, 1 << 8 | 1);
+    }
     qtest_writeq(qts, table[2], table[3] | 3);
     qtest_writeq(qts, table[3], table[4] | 3);
     qtest_writeq(qts, VTD(0x20), table[0]);
@@ -106,6 +108,15 @@ static void vtd_set(Vtd *vtd, uint64_t entry)
     qtest_writeq(qts, VTD(0xf8), 1ull << 63 | 1ull << 60);
 }
 
+/* What happened to the log's mappings since the last look */
+static FakeMaps maps(void)
+{
+    g_autofree char *log = fake_env_take_log(env);
+
+    g_test_message("log: %s", log);
+    return fake_env_maps(log);
+}
+
 static void test_giommu(void)
 {
     Vtd vtd;
@@ -114,7 +125,8 @@ static void test_giommu(void)
     vtd = vtd_tables();
     qtest_writeq(qts, vtd.pte, 0x200000 | 3);
     vtd_enable();
-    expect_log("iova=0x5000 length=0x1000");
+    expect_log("IOMMU_IOAS_COPY ioas=2 iova=0x5000 length=0x1000 from=3 "
+               "at=0x200000 flags=0x7 = 0\n");
 
     /* Mapped elsewhere: the guest's last word counts */
     vtd_set(&vtd, 0x201000 | 3);
@@ -126,7 +138,7 @@ static void test_giommu(void)
                 "Input/output error\n");
     vtd_set(&vtd, 0);
 
-    fake_env_control(env, "fail IOMMU_IOAS_MAP 1 14");
+    fake_env_control(env, "fail IOMMU_IOAS_COPY 1 14");
     vtd_set(&vtd, 0x202000 | 3);
     qtest_qmp_eventwait(qts, "STOP");
     expect_said(STOPPED "cannot map guest memory [0x5000, 0x5fff] (" REGION
@@ -147,6 +159,105 @@ static void test_giommu_dirty_bits(void)
     qtest_qmp_eventwait(qts, "STOP");
     expect_said(STOPPED "cannot follow the guest IOMMU " REGION ": an assigned "
                 "device sets no dirty bits: use x-ssads=off\n");
+    end();
+}
+
+/* Two devices: RAM is pinned once, whatever the guest maps, and to the end */
+static void test_giommu_once(void)
+{
+    FakeMaps m;
+    Vtd vtd;
+
+    start("memlock 0x10800000\n", Q35 "-m 256 -device intel-iommu,"
+          "caching-mode=on -device pcie-root-port,id=rp0,addr=2 "
+          "-device pcie-root-port,id=rp1,addr=3,chassis=1 "
+          "-object iommufd,id=iommufd0,map-background=off "
+          "-device vfio-pci,id=hd0,bus=rp0,host=" BDF ",iommufd=iommufd0 "
+          "-device vfio-pci,id=hd1,bus=rp1,host=0000:65:00.1,"
+          "iommufd=iommufd0");
+    vtd = vtd_tables();
+    vtd_enable();
+    m = maps();
+    g_assert_cmpuint(m.maps, ==, 0);
+    g_assert_cmphex(m.unmapped, >=, 2 * 256 * MiB);
+    vtd_set(&vtd, 0x200000 | 3);
+    m = maps();
+    g_assert_cmpuint(m.maps, ==, 0);
+    g_assert_cmphex(m.copied, ==, 2 * 4096);
+
+    /* The one that the page table was made for goes; then it comes again */
+    qtest_qmp_device_del_send(qts, "hd0");
+    qtest_qmp_assert_success(qts, "{'execute': 'system_reset'}");
+    qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+    g_free(fake_env_take_log(env));
+    vtd = vtd_tables();
+    vtd_enable();
+    qtest_qmp_assert_success(qts, "{'execute': 'device_add', 'arguments': "
+                             "{'driver': 'vfio-pci', 'id': 'hd2', 'bus': "
+                             "'rp0', 'host': '" BDF "', 'iommufd': "
+                             "'iommufd0'}}");
+    vtd_set(&vtd, 0x201000 | 3);
+    m = maps();
+    g_assert_cmpuint(m.maps + m.failed, ==, 0);
+    g_assert_cmphex(m.copied, ==, 2 * 4096);
+    end();
+}
+
+/*
+ * Not all of RAM may be locked: a device behind the guest IOMMU works all the
+ * same, with what the guest maps for it
+ */
+static void test_giommu_memlock(void)
+{
+    FakeMaps m;
+    Vtd vtd;
+
+    start("memlock 0x100000\n", Q35 "-m 256 -device intel-iommu,"
+          "caching-mode=on -device pcie-root-port,id=rp0,addr=2 "
+          "-object iommufd,id=iommufd0,map-background=off");
+    vtd = vtd_tables();
+    qtest_writeq(qts, vtd.pte, 0x200000 | 3);
+    vtd_enable();
+    qtest_qmp_assert_success(qts, "{'execute': 'device_add', 'arguments': "
+                             "{'driver': 'vfio-pci', 'bus': 'rp0', 'host': '"
+                             BDF "', 'iommufd': 'iommufd0'}}");
+    expect_log("IOMMU_IOAS_COPY ioas=2 iova=0x5000 length=0x1000 from=3 "
+               "at=0x200000 flags=0x7 = 0\n");
+    vtd_set(&vtd, 0x201000 | 3);
+    m = maps();
+    g_assert_cmpuint(m.maps + m.failed, ==, 0);
+    g_assert_cmphex(m.copied, ==, 4096);
+    end();
+}
+
+/*
+ * A device that bypasses the guest IOMMU uses the IOAS that others copy from,
+ * and needs all of it: what did not matter before is mapped now
+ */
+static void test_giommu_bypass(void)
+{
+    FakeMaps m;
+
+    start("", Q35 "-m 256,slots=1,maxmem=1G "
+          "-device intel-iommu,caching-mode=on -device pxb-pcie,id=pxb,"
+          "bus_nr=16,bypass_iommu=on -device pcie-root-port,id=rp0,bus=pxb "
+          "-object memory-backend-ram,id=mem0,size=8M " DEVICE ",bus=pcie.0");
+    vtd_tables();
+    vtd_enable();
+    g_free(fake_env_take_log(env));
+    fake_env_control(env, "fail IOMMU_IOAS_MAP 1 14");
+    qtest_qmp_assert_success(qts, "{'execute': 'device_add', 'arguments': "
+                             "{'driver': 'pc-dimm', 'memdev': 'mem0'}}");
+    m = maps();
+    g_assert_cmpuint(m.failed, ==, 1);
+    g_assert_cmphex(m.mapped_rw + m.copied, ==, 0);
+
+    qtest_qmp_assert_success(qts, "{'execute': 'device_add', 'arguments': "
+                             "{'driver': 'vfio-pci', 'bus': 'rp0', 'host': "
+                             "'0000:65:00.1', 'iommufd': 'iommufd0'}}");
+    m = maps();
+    g_assert_cmpuint(m.copied + m.failed, ==, 0);
+    g_assert_cmphex(m.mapped_rw, ==, 8 * MiB);
     end();
 }
 
@@ -261,11 +372,27 @@ static void test_virtio_mem(void)
 /* Both: what is plugged may be mapped, and that is said; else it is not */
 static void test_giommu_virtio_mem(void)
 {
+    FakeMaps m;
     Mem mem;
     Vtd vtd;
 
     start("", Q35 VIRTIO_MEM "-device intel-iommu,caching-mode=on " DEVICE);
     mem = mem_start();
+    /* While the guest's is off: in both, by the one that hears of it first */
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0), ==,
+                    VIRTIO_MEM_RESP_ACK);
+    m = maps();
+    g_assert_cmpuint(m.maps, ==, 1);
+    g_assert_cmphex(m.copied, ==, BLOCK);
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_UNPLUG, MEM0), ==,
+                    VIRTIO_MEM_RESP_ACK);
+    g_assert_cmphex(maps().unmapped, ==, 2 * BLOCK);
+    fake_env_control(env, "fail IOMMU_IOAS_COPY 1 12");
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0), !=,
+                    VIRTIO_MEM_RESP_ACK);
+    m = maps();
+    g_assert_cmphex(m.mapped_rw, ==, BLOCK);
+    g_assert_cmphex(m.unmapped, ==, BLOCK);
     g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0), ==,
                     VIRTIO_MEM_RESP_ACK);
     vtd = vtd_tables();
@@ -273,7 +400,8 @@ static void test_giommu_virtio_mem(void)
     g_free(fake_env_take_log(env));
 
     vtd_set(&vtd, MEM0 | 3);
-    expect_log("iova=0x5000 length=0x1000");
+    expect_log("IOMMU_IOAS_COPY ioas=2 iova=0x5000 length=0x1000 from=3 "
+               "at=0x100000000 ");
     expect_said("warning: vfio: with a guest IOMMU the guest can pin more "
                 "memory of a virtio-mem device than is plugged; "
                 "RLIMIT_MEMLOCK bounds it\n");
@@ -308,6 +436,9 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
 
     qtest_add_func("vfio-iommufd-memory/giommu", test_giommu);
+    qtest_add_func("vfio-iommufd-memory/giommu-once", test_giommu_once);
+    qtest_add_func("vfio-iommufd-memory/giommu-memlock", test_giommu_memlock);
+    qtest_add_func("vfio-iommufd-memory/giommu-bypass", test_giommu_bypass);
     qtest_add_func("vfio-iommufd-memory/giommu-silent", test_giommu_silent);
     qtest_add_func("vfio-iommufd-memory/giommu-dirty-bits",
                    test_giommu_dirty_bits);
