@@ -128,6 +128,38 @@ static void vfio_piece_unmap_or_report(VFIOIOASSection *s,
 
 /* Guest IOMMU */
 
+/*
+ * The root of a device's address space belongs to the guest IOMMU, whose
+ * properties say what the guest will be told of it.
+ */
+bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp)
+{
+    Object *giommu = memory_region_owner(ioas->as->root);
+    int bits = 0, host;
+
+    if (!ioas->base || !giommu) {
+        return true;
+    }
+    if (object_property_find(giommu, "caching-mode") &&
+        !object_property_get_bool(giommu, "caching-mode", NULL)) {
+        error_setg(errp, "guest IOMMU '%s' does not tell what the guest maps: "
+                   "give it caching-mode=on", object_get_typename(giommu));
+        return false;
+    }
+    if (object_property_find(giommu, "aw-bits")) {
+        bits = object_property_get_uint(giommu, "aw-bits", NULL);
+    }
+    host = ioas->nr_ranges ? 64 - clz64(ioas->ranges[ioas->nr_ranges - 1].last)
+                           : 0;
+    if (bits > host) {
+        error_setg(errp, "guest IOMMU '%s' translates %d bits, the IOMMU of "
+                   "the host %d: give it a lower aw-bits",
+                   object_get_typename(giommu), bits, host);
+        return false;
+    }
+    return true;
+}
+
 /* Memory behind a translation: false if it is none, or none to map */
 static bool vfio_giommu_target(IOMMUTLBEntry *iotlb, DMAMap *piece)
 {

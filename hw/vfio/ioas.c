@@ -193,6 +193,9 @@ bool vfio_ioas_check_ranges(VFIOIOAS *ioas, Error **errp)
                          " failed", ioas->id);
         return false;
     }
+    if (!vfio_giommu_suits(ioas, errp)) {
+        return false;
+    }
     if (!ioas->listening) {
         return true;            /* checked with what the listener is told */
     }

@@ -404,6 +404,13 @@ Error *vfio_ioas_map_error(VFIOIOAS *ioas, const char *region,
 void vfio_ioas_fail(VFIOIOAS *ioas, Error *err);
 
 /**
+ * vfio_giommu_suits - could the guest turn on the IOMMU in front of @ioas?
+ *
+ * What will not do then is an error now.  True if there is none.
+ */
+bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp);
+
+/**
  * vfio_ioas_start_dynamic - listen to the source of the section, map its pieces
  * vfio_ioas_stop_dynamic - the reverse, with everything unmapped
  * vfio_ioas_retry_dynamic - map what an earlier attempt could not

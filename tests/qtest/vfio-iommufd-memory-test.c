@@ -203,6 +203,43 @@ static void test_giommu_once(void)
     end();
 }
 
+/* What the guest could not use is an error before; the VM goes on */
+static void test_giommu_width(void)
+{
+    QDict *answer;
+
+    start("aperture-last 0x7fffffffff\n", Q35 "-m 256 -device intel-iommu,"
+          "caching-mode=on,aw-bits=48 -device pcie-root-port,id=rp0 "
+          "-object iommufd,id=iommufd0");
+    answer = qtest_qmp(qts, "{'execute': 'device_add', 'arguments': "
+                       "{'driver': 'vfio-pci', 'bus': 'rp0', 'host': '"
+                       BDF "', 'iommufd': 'iommufd0'}}");
+    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(answer, "error"), "desc"),
+                    ==, "vfio " BDF ": guest IOMMU 'intel-iommu' translates "
+                    "48 bits, the IOMMU of the host 39: give it a lower "
+                    "aw-bits");
+    qobject_unref(answer);
+    expect_log("gone /dev/vfio/devices/vfio0 mapped=0\n");
+    qtest_qmp_assert_success(qts, "{'execute': 'object-del', 'arguments': "
+                             "{'id': 'iommufd0'}}");
+    expect_log("gone /dev/iommu bound=0 ioas=0 hwpts=0 areas=0\n");
+    end();
+}
+
+/* Hotplug is refused by QEMU itself */
+static void test_giommu_no_caching_mode(void)
+{
+    g_autofree char *error = NULL;
+
+    env = fake_env_new();
+    error = fake_env_start_fails(env, Q35 "-m 256 -device intel-iommu " DEVICE);
+    g_assert_nonnull(strstr(error, ": vfio " BDF ": guest IOMMU 'intel-iommu' "
+                            "does not tell what the guest maps: give it "
+                            "caching-mode=on\n"));
+    expect_log("gone /dev/vfio/devices/vfio0 mapped=0\n");
+    fake_env_free(env);
+}
+
 /*
  * Not all of RAM may be locked: a device behind the guest IOMMU works all the
  * same, with what the guest maps for it
@@ -437,6 +474,9 @@ int main(int argc, char **argv)
 
     qtest_add_func("vfio-iommufd-memory/giommu", test_giommu);
     qtest_add_func("vfio-iommufd-memory/giommu-once", test_giommu_once);
+    qtest_add_func("vfio-iommufd-memory/giommu-width", test_giommu_width);
+    qtest_add_func("vfio-iommufd-memory/giommu-no-caching-mode",
+                   test_giommu_no_caching_mode);
     qtest_add_func("vfio-iommufd-memory/giommu-memlock", test_giommu_memlock);
     qtest_add_func("vfio-iommufd-memory/giommu-bypass", test_giommu_bypass);
     qtest_add_func("vfio-iommufd-memory/giommu-silent", test_giommu_silent);
