@@ -187,6 +187,21 @@ static bool vfio_giommu_target(IOMMUTLBEntry *iotlb, DMAMap *piece)
     return true;
 }
 
+/* The part of @piece that lies in the section; false if there is none */
+static bool vfio_giommu_clip(VFIOIOASSection *s, DMAMap *piece)
+{
+    hwaddr iova = MAX(piece->iova, s->range.iova);
+    hwaddr last = MIN(piece->iova + piece->size, s->range.last);
+
+    if (iova > last) {
+        return false;
+    }
+    piece->translated_addr += iova - piece->iova;
+    piece->iova = iova;
+    piece->size = last - iova;
+    return true;
+}
+
 static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
 {
     VFIOIOASSection *s = container_of(n, VFIOIOASSection, notifier);
@@ -209,7 +224,7 @@ static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
     }
 
     RCU_READ_LOCK_GUARD();
-    if (!vfio_giommu_target(iotlb, &piece)) {
+    if (!vfio_giommu_target(iotlb, &piece) || !vfio_giommu_clip(s, &piece)) {
         return;
     }
     ret = vfio_piece_map(s, &piece);
@@ -228,14 +243,16 @@ static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
 static void vfio_giommu_start(VFIOIOASSection *s)
 {
     IOMMUMemoryRegion *iommu_mr = IOMMU_MEMORY_REGION(s->mr);
-    hwaddr last = s->offset_within_region + (s->range.last - s->range.iova);
     Error *err = NULL;
     int idx = memory_region_iommu_attrs_to_index(iommu_mr,
                                                  MEMTXATTRS_UNSPECIFIED);
 
+    /*
+     * Of everything, and clipped here: a guest can map a large page across the
+     * edge of a section, which memory.c takes for a bug.
+     */
     iommu_notifier_init(&s->notifier, vfio_giommu_notify,
-                        IOMMU_NOTIFIER_IOTLB_EVENTS, s->offset_within_region,
-                        last, idx);
+                        IOMMU_NOTIFIER_IOTLB_EVENTS, 0, HWADDR_MAX, idx);
     if (memory_region_iommu_set_page_size_mask(iommu_mr,
                                                -s->ioas->alignment, &err) ||
         memory_region_register_iommu_notifier(s->mr, &s->notifier, &err)) {

@@ -73,6 +73,7 @@ static void cont(void)
 
 typedef struct Vtd {
     uint64_t pte;               /* the guest's entry for IOVA */
+    uint64_t gib3;              /* the entry for the GiB from 0xc0000000 on */
 } Vtd;
 
 static Vtd vtd_tables(void)
@@ -94,7 +95,10 @@ static Vtd vtd_tables(void)
     qtest_writeq(qts, table[3], table[4] | 3);
     qtest_writeq(qts, VTD(0x20), table[0]);
     qtest_writel(qts, VTD(0x18), 1u << 30);
-    return (Vtd) { .pte = table[4] + (IOVA >> 12) * 8 };
+    return (Vtd) {
+        .pte = table[4] + (IOVA >> 12) * 8,
+        .gib3 = table[2] + 3 * 8,
+    };
 }
 
 static void vtd_enable(void)
@@ -159,6 +163,33 @@ static void test_giommu_dirty_bits(void)
     qtest_qmp_eventwait(qts, "STOP");
     expect_said(STOPPED "cannot follow the guest IOMMU " REGION ": an assigned "
                 "device sets no dirty bits: use x-ssads=off\n");
+    end();
+}
+
+/* A large page that crosses the window of interrupts, which is no memory */
+static void test_giommu_crossing(void)
+{
+    uint64_t table;
+    FakeMaps m;
+    Vtd vtd;
+
+    start("", Q35 "-m 256 -device intel-iommu,caching-mode=on " DEVICE);
+    vtd = vtd_tables();
+    table = guest_alloc(&alloc, 4096);
+    qtest_memset(qts, table, 0, 4096);
+    qtest_writeq(qts, table + (0xfee00000 - 0xc0000000) / (2 * MiB) * 8,
+                 0x400000 | 1 << 7 | 3);
+    qtest_writeq(qts, vtd.gib3, table | 3);
+    vtd_enable();
+    expect_log("iova=0xfef00000 length=0x100000 from=3 at=0x500000 ");
+
+    /* Part of it goes, then all, then nothing */
+    qtest_writeq(qts, table + (0xfee00000 - 0xc0000000) / (2 * MiB) * 8, 0);
+    vtd_set(&vtd, 0);
+    expect_log("IOMMU_IOAS_UNMAP ioas=2 iova=0xfef00000 length=0x100000 = 0\n");
+    vtd_set(&vtd, 0);
+    m = maps();
+    g_assert_cmpuint(m.maps + m.unmaps, ==, 0);
     end();
 }
 
@@ -473,6 +504,8 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
 
     qtest_add_func("vfio-iommufd-memory/giommu", test_giommu);
+    qtest_add_func("vfio-iommufd-memory/giommu-crossing",
+                   test_giommu_crossing);
     qtest_add_func("vfio-iommufd-memory/giommu-once", test_giommu_once);
     qtest_add_func("vfio-iommufd-memory/giommu-width", test_giommu_width);
     qtest_add_func("vfio-iommufd-memory/giommu-no-caching-mode",
