@@ -177,15 +177,17 @@ class Qmp:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(seconds)
         self.sock.connect(path)
-        self.stream = self.sock.makefile('r')
-        self.events = []
+        self.got, self.events = b'', []
         self._read()
         self.cmd('qmp_capabilities')
 
     def _read(self):
-        line = self.stream.readline()
-        if not line:
-            raise EOFError('QEMU closed the monitor')
+        while b'\n' not in self.got:
+            data = self.sock.recv(65536)
+            if not data:
+                raise EOFError('QEMU closed the monitor')
+            self.got += data
+        line, _, self.got = self.got.partition(b'\n')
         return json.loads(line)
 
     def try_cmd(self, name, **args):
@@ -215,7 +217,7 @@ class Qmp:
                     return e
             left = end - time.monotonic()
             check(left > 0, f'no event {name} {data} within {seconds} s')
-            if select.select([self.sock], [], [], left)[0]:
+            if b'\n' in self.got or select.select([self.sock], [], [], left)[0]:
                 self.events.append(self._read())
 
 
