@@ -5,6 +5,7 @@
  *
  *   cdev.c           open, tell KVM, bind, attach, and back; system reset
  *   cdev-identify.c  which node belongs to a device, and why there is none
+ *   cdev-dirty.c     who tracks what the device writes
  *   cdev-gate.c      PCI: no DMA before the guest enables bus mastering
  *   cdev-power.c     PCI: BARs that the kernel revokes behind the memory map
  *   cdev-reset.c     PCI hot reset by devid (declared in pci.h)
@@ -135,6 +136,18 @@ struct vfio_pci_hot_reset_info *vfio_cdev_hot_reset_info(VFIOCdev *cdev,
  * vfio_cdev_fill_report - what query-iommufd tells of a device (cdev-query.c)
  */
 void vfio_cdev_fill_report(IOMMUFDReport *report, IommufdInfo *info);
+
+/* cdev-dirty.c */
+
+/**
+ * vfio_cdev_dirty_by - who will tell which guest memory the device has written
+ *
+ * Known when the device is attached, and the same until it is detached.  With
+ * VFIO_DIRTY_BY_NONE tracking works, but nobody knows: all memory that the
+ * device can write counts as written at each sync of RAM's dirty log, so it is
+ * sent again and again until the device is stopped.
+ */
+VFIODirtyBy vfio_cdev_dirty_by(const VFIOCdev *cdev);
 
 /* cdev-gate.c */
 

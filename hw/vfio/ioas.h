@@ -50,6 +50,13 @@ typedef struct VFIOHWPT {
     QLIST_ENTRY(VFIOHWPT) next;
 } VFIOHWPT;
 
+/* Who tells which guest memory a device has written */
+typedef enum VFIODirtyBy {
+    VFIO_DIRTY_BY_NONE,         /* nobody: all that it can write is dirty */
+    VFIO_DIRTY_BY_IOMMU,        /* its page table logs writes */
+    VFIO_DIRTY_BY_DEVICE,       /* it logs its own writes */
+} VFIODirtyBy;
+
 /* What an IOAS does with a section of the memory map */
 typedef enum VFIOSectionKind {
     VFIO_SECTION_RAM,           /* mapped as a whole, see the planner */
