@@ -89,6 +89,12 @@ static void hmp_print_ioas(Monitor *mon, const IommufdIoas *ioas)
                        "can reach them, %" PRIu64 " KiB of them filled\n",
                        ioas->pending_bytes / 1024, ioas->filled_bytes / 1024);
     }
+    if (ioas->dirty_tracking || ioas->written_bytes) {
+        monitor_printf(mon, "    writes are %stracked, %" PRIu64
+                       " KiB reported so far\n",
+                       ioas->dirty_tracking ? "" : "not ",
+                       ioas->written_bytes / 1024);
+    }
     for (r = ioas->ranges; r; r = r->next) {
         monitor_printf(mon, "    IOVAs [0x%" PRIx64 ", 0x%" PRIx64 "]\n",
                        r->value->start, r->value->last);
@@ -126,7 +132,10 @@ static void hmp_print_device(Monitor *mon, const IommufdDevice *dev)
     if (dev->has_hwpt) {
         monitor_printf(mon, ", HWPT %u", dev->hwpt);
     }
-    monitor_printf(mon, "%s%s\n", dev->mdev ? ", mdev" : "",
+    monitor_printf(mon, "%s, dirty tracking by %s%s\n",
+                   dev->mdev ? ", mdev" : "",
+                   dev->dirty_tracked_by == IOMMUFD_DIRTY_BY_NONE ? "nobody" :
+                   IommufdDirtyBy_str(dev->dirty_tracked_by),
                    dev->waiting ? ", the guest waits for it" :
                    dev->dma ? "" : ", no DMA");
     if (dev->has_reset_method) {

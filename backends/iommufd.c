@@ -475,12 +475,24 @@ static void iommufd_backend_map_threads(Object *obj, Visitor *v,
     be->map_threads = threads;
 }
 
+static bool iommufd_backend_get_huge_pages(Object *obj, Error **errp)
+{
+    return IOMMUFD_BACKEND(obj)->huge_pages;
+}
+
+static void iommufd_backend_set_huge_pages(Object *obj, bool value,
+                                           Error **errp)
+{
+    IOMMUFD_BACKEND(obj)->huge_pages = value;
+}
+
 static void iommufd_backend_init(Object *obj)
 {
     IOMMUFDBackend *be = IOMMUFD_BACKEND(obj);
 
     be->fd = -1;
     be->map_background = true;
+    be->huge_pages = true;
     be->hw_info = ON_OFF_AUTO_AUTO;
     be->hwpt_alloc = ON_OFF_AUTO_AUTO;
     be->map_file = ON_OFF_AUTO_AUTO;
@@ -524,6 +536,12 @@ static void iommufd_backend_class_init(ObjectClass *oc, void *data)
     object_class_property_set_description(oc, "map-threads",
         "threads that fill guest RAM before it is mapped (default: 0, the "
         "number of CPUs, at most 8 for each NUMA node)");
+    object_class_property_add_bool(oc, "huge-pages",
+                                   iommufd_backend_get_huge_pages,
+                                   iommufd_backend_set_huge_pages);
+    object_class_property_set_description(oc, "huge-pages",
+        "let the IOMMU translate by huge pages; off: dirty tracking counts in "
+        "the host's smallest pages (default: on)");
 }
 
 static const TypeInfo iommufd_backend_info = {

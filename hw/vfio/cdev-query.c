@@ -58,6 +58,11 @@ void vfio_cdev_fill_report(IOMMUFDReport *report, IommufdInfo *info)
     VFIOCdev *cdev = container_of(report, VFIOCdev, report);
     const char *id = cdev->vbasedev->dev->id;
     IommufdDevice *out = g_new0(IommufdDevice, 1);
+    static const IommufdDirtyBy dirty_by[] = {
+        [VFIO_DIRTY_BY_NONE] = IOMMUFD_DIRTY_BY_NONE,
+        [VFIO_DIRTY_BY_IOMMU] = IOMMUFD_DIRTY_BY_IOMMU,
+        [VFIO_DIRTY_BY_DEVICE] = IOMMUFD_DIRTY_BY_DEVICE,
+    };
 
     out->name = g_strdup(cdev->name);
     out->has_qdev_id = id;
@@ -72,6 +77,7 @@ void vfio_cdev_fill_report(IOMMUFDReport *report, IommufdInfo *info)
     out->dma = cdev->open;
     out->waiting = !QLIST_EMPTY(&cdev->held);
     out->mdev = cdev->mdev;
+    out->dirty_tracked_by = dirty_by[vfio_cdev_dirty_by(cdev)];
     out->reset_method = vfio_cdev_reset_method(cdev);
     out->has_reset_method = out->reset_method;
     out->hot_reset = vfio_cdev_dependents(cdev);

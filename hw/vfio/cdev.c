@@ -211,6 +211,7 @@ static bool vfio_cdev_attach_ioas(VFIOCdev *cdev, AddressSpace *as,
                    "see the host's kernel log");
         return false;
     }
+    vfio_cdev_add_writer(cdev);
     if (!vfio_ioas_check_ranges(cdev->ioas, errp)) {
         return false;
     }
@@ -410,6 +411,7 @@ static void vfio_cdev_free(VFIOCdev *cdev)
 {
     if (cdev->attached) {
         vfio_cdev_detach_pt(cdev);
+        vfio_ioas_del_writer(cdev->ioas, &cdev->writer);
     }
     if (cdev->in_kvm) {
         vfio_kvm_device_del_fd(cdev->fd);

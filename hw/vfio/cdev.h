@@ -41,6 +41,7 @@ typedef struct VFIOCdev {
     bool mdev;                  /* emulated: no IOMMU of its own */
     VFIOIOAS *ioas;
     VFIOHWPT *hwpt;             /* NULL: attached to the IOAS itself */
+    VFIOWriter writer;          /* listed in @ioas while @attached */
     bool attached;
     bool fresh;                 /* the kernel has reset it, and nothing since */
     bool open;                  /* it can reach memory: counts in the IOAS */
@@ -148,6 +149,11 @@ void vfio_cdev_fill_report(IOMMUFDReport *report, IommufdInfo *info);
  * sent again and again until the device is stopped.
  */
 VFIODirtyBy vfio_cdev_dirty_by(const VFIOCdev *cdev);
+
+/**
+ * vfio_cdev_add_writer - the device was attached: have its writes tracked
+ */
+void vfio_cdev_add_writer(VFIOCdev *cdev);
 
 /* cdev-gate.c */
 

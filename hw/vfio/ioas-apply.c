@@ -95,8 +95,10 @@ GArray *vfio_ioas_wanted(VFIOIOAS *ioas)
 static bool vfio_ioas_apply_unmap(VFIOIOAS *ioas, const VFIOMapRange *r)
 {
     guint mappings = vfio_map_count(ioas->mapped, r->iova, r->last);
-    int ret = vfio_ioas_unmap(ioas, r->iova, r->last, mappings);
+    int ret;
 
+    vfio_ioas_dirty_unmap(ioas, ioas->mapped, r->iova, r->last);
+    ret = vfio_ioas_unmap(ioas, r->iova, r->last, mappings);
     if (ret) {
         /* Keep it in the list: a mapping may be live, so do not map over it */
         error_report("vfio: IOMMU_IOAS_UNMAP of [0x%" PRIx64 ", 0x%" PRIx64

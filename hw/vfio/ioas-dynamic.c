@@ -51,6 +51,46 @@ static int vfio_piece_map(VFIOIOASSection *s, const DMAMap *piece)
     return ret;
 }
 
+/* The iterator of IOVATree has no argument; the BQL makes one at a time */
+static struct {
+    hwaddr first, last;
+    GArray *pieces;
+} vfio_piece_wanted;
+
+static gboolean vfio_piece_collect(DMAMap *piece)
+{
+    VFIOMapRange range = {
+        .iova = piece->iova,
+        .last = piece->iova + piece->size,
+        .vaddr = piece->translated_addr,
+        .readonly = piece->perm == IOMMU_RO,
+    };
+
+    if (range.iova <= vfio_piece_wanted.last &&
+        vfio_piece_wanted.first <= range.last) {
+        g_array_append_val(vfio_piece_wanted.pieces, range);
+    }
+    return range.iova > vfio_piece_wanted.last;
+}
+
+GArray *vfio_ioas_pieces(VFIOIOASSection *s, uint64_t first, uint64_t last)
+{
+    DMAMap range = { .iova = first, .size = last - first }, have;
+    const DMAMap *one = iova_tree_find(s->pieces, &range);
+    GArray *pieces = g_array_new(false, false, sizeof(VFIOMapRange));
+
+    vfio_piece_wanted.first = first;
+    vfio_piece_wanted.last = last;
+    vfio_piece_wanted.pieces = pieces;
+    if (one && one->iova == first && one->size == range.size) {
+        have = *one;
+        vfio_piece_collect(&have);
+    } else if (one) {
+        iova_tree_foreach(s->pieces, vfio_piece_collect);
+    }
+    return pieces;
+}
+
 /* Unmap [@iova, @last], of which the tree says that no mapping crosses it */
 static int vfio_piece_unmap_whole(VFIOIOASSection *s, hwaddr iova, hwaddr last)
 {
@@ -60,6 +100,11 @@ static int vfio_piece_unmap_whole(VFIOIOASSection *s, hwaddr iova, hwaddr last)
 
     if (!iova_tree_find(s->pieces, &range)) {
         return 0;
+    }
+    if (s->ioas->dirty) {
+        g_autoptr(GArray) pieces = vfio_ioas_pieces(s, iova, last);
+
+        vfio_ioas_dirty_unmap(s->ioas, pieces, iova, last);
     }
     ret = vfio_ioas_unmap(s->ioas, iova, last, 0);
     while (!ret && (piece = iova_tree_find(s->pieces, &range))) {

@@ -94,6 +94,7 @@ static void vfio_ioas_listener_commit(MemoryListener *listener)
 {
     VFIOIOAS *ioas = container_of(listener, VFIOIOAS, listener);
 
+    vfio_ioas_dirty_commit(ioas);
     if (ioas->changed) {
         ioas->changed = false;
         vfio_ioas_apply(ioas);
@@ -244,11 +245,36 @@ static void vfio_ioas_region_del(MemoryListener *listener,
     /* One that region_add ignored */
 }
 
+/* RAM's dirty log */
+
+static void vfio_ioas_log_global_start(MemoryListener *listener)
+{
+    vfio_ioas_dirty_start(container_of(listener, VFIOIOAS, listener));
+}
+
+static void vfio_ioas_log_global_stop(MemoryListener *listener)
+{
+    vfio_ioas_dirty_stop(container_of(listener, VFIOIOAS, listener));
+}
+
+static void vfio_ioas_log_sync(MemoryListener *listener,
+                               MemoryRegionSection *section)
+{
+    hwaddr iova = section->offset_within_address_space;
+
+    vfio_ioas_dirty_sync(container_of(listener, VFIOIOAS, listener), iova,
+                         iova + int128_get64(int128_sub(section->size,
+                                                        int128_one())));
+}
+
 static const MemoryListener vfio_ioas_listener = {
     .name = "vfio-ioas",
     .region_add = vfio_ioas_region_add,
     .region_del = vfio_ioas_region_del,
     .commit = vfio_ioas_listener_commit,
+    .log_global_start = vfio_ioas_log_global_start,
+    .log_global_stop = vfio_ioas_log_global_stop,
+    .log_sync = vfio_ioas_log_sync,
 };
 
 bool vfio_ioas_listen(VFIOIOAS *ioas, Error **errp)
@@ -275,6 +301,7 @@ void vfio_ioas_unlisten(VFIOIOAS *ioas)
         return;
     }
     ioas->dying = true;
+    vfio_ioas_dirty_stop(ioas);
     vfio_ioas_stop_ram(ioas);
     qemu_del_vm_change_state_handler(ioas->vm_state);
     memory_listener_unregister(&ioas->listener);

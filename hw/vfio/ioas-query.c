@@ -88,6 +88,8 @@ void vfio_ioas_fill_report(IOMMUFDReport *report, IommufdInfo *info)
         out->copies = ioas->copies;
         out->copies_from = ioas->base->id;
     }
+    out->dirty_tracking = ioas->dirty;
+    out->written_bytes = ioas->written;
     for (f = ioas->failed.tail; f; f = f->prev) {
         QAPI_LIST_PREPEND(out->failed_maps, vfio_failed_map_info(f->data));
     }
@@ -96,6 +98,7 @@ void vfio_ioas_fill_report(IOMMUFDReport *report, IommufdInfo *info)
 
         h->id = hwpt->id;
         h->dirty_tracking_possible = hwpt->dirty_tracking;
+        h->dirty_tracking = hwpt->tracking;
         for (i = hwpt->devids->len; i--; ) {
             QAPI_LIST_PREPEND(h->devices,
                               g_array_index(hwpt->devids, uint32_t, i));

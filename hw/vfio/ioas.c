@@ -73,6 +73,13 @@ VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Object *owner,
         error_setg_errno(errp, -ret, "IOMMU_IOAS_ALLOC failed");
         return NULL;
     }
+    ret = be->huge_pages ? 0 : iommufd_backend_disable_huge_pages(be, id);
+    if (ret) {
+        error_setg_errno(errp, -ret, "huge-pages=off: IOMMU_OPTION_HUGE_PAGES "
+                         "failed");
+        iommufd_backend_destroy_id(be, id);
+        return NULL;
+    }
 
     ioas = g_new0(VFIOIOAS, 1);
     ioas->be = be;
@@ -86,6 +93,7 @@ VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Object *owner,
         return NULL;
     }
     QLIST_INIT(&ioas->hwpts);
+    QLIST_INIT(&ioas->writers);
     g_queue_init(&ioas->failed);
     notifier_list_init(&ioas->ready);
     ioas->report.fill = vfio_ioas_fill_report;

@@ -6,7 +6,8 @@
  * There is one VFIOIOAS per pair of AddressSpace and iommufd object.  All
  * devices of the pair share its mappings.  This side knows guest memory and
  * the iommufd; it does not know PCI, sysfs or KVM.  The device side (cdev.c)
- * calls it; it calls back only who waits in VFIOIOAS.ready.
+ * calls it; it calls back only who waits in VFIOIOAS.ready, and a device that
+ * logs its own writes (VFIOWriter.log).
  *
  *   ioas.c           the kernel's IOAS and HWPTs, IOVA ranges, life cycle
  *   ioas-base.c      memory that one IOAS pins and others copy
@@ -16,6 +17,7 @@
  *   ioas-bar.c       BARs of assigned devices, for DMA of the others
  *   ioas-dynamic.c   sections whose content comes and goes piece by piece:
  *                    guest IOMMUs and RamDiscardManager (virtio-mem)
+ *   ioas-dirty.c     which memory devices have written, for migration
  *   ioas-query.c     what query-iommufd tells of it
  */
 
@@ -31,6 +33,7 @@
 #include "prefault.h"
 
 typedef struct VFIOIOAS VFIOIOAS;
+typedef struct VFIODirty VFIODirty;     /* ioas-dirty.c */
 
 /* For query-iommufd: guest memory that could not be mapped */
 typedef struct VFIOFailedMap {
@@ -46,6 +49,7 @@ typedef struct VFIOFailedMap {
 typedef struct VFIOHWPT {
     uint32_t id;
     bool dirty_tracking;        /* allocated so that it can log DMA writes */
+    bool tracking;              /* it does so now */
     GArray *devids;             /* of the devices attached to it */
     QLIST_ENTRY(VFIOHWPT) next;
 } VFIOHWPT;
@@ -56,6 +60,33 @@ typedef enum VFIODirtyBy {
     VFIO_DIRTY_BY_IOMMU,        /* its page table logs writes */
     VFIO_DIRTY_BY_DEVICE,       /* it logs its own writes */
 } VFIODirtyBy;
+
+typedef struct VFIOWriter VFIOWriter;
+
+/* What a device that logs its own writes can do */
+typedef struct VFIODirtyLogOps {
+    /*
+     * Begin, in @ranges (GArray of IOMMUFDRange, ascending, page-aligned).
+     * Returns 0 or -errno; -E2BIG and -EINVAL: perhaps fewer ranges do.
+     */
+    int (*start)(VFIOWriter *writer, const GArray *ranges);
+    /*
+     * Set the bits of the host pages in @size bytes from @iova that were
+     * written since the last report.  Returns 0 or -errno.
+     */
+    int (*report)(VFIOWriter *writer, uint64_t iova, uint64_t size,
+                  unsigned long *bits);
+    void (*stop)(VFIOWriter *writer);
+} VFIODirtyLogOps;
+
+/* An attached device, as the IOAS sees it: it may write to what is mapped */
+struct VFIOWriter {
+    const char *name;
+    const VFIODirtyLogOps *log; /* NULL: it does not log its writes */
+    VFIOHWPT *hwpt;             /* NULL: attached to the IOAS itself */
+    GArray *logged;             /* of IOMMUFDRange: where it logs now, or NULL */
+    QLIST_ENTRY(VFIOWriter) next;
+};
 
 /* What an IOAS does with a section of the memory map */
 typedef enum VFIOSectionKind {
@@ -104,6 +135,8 @@ struct VFIOIOAS {
     uint64_t copies;            /* of @maps */
 
     QLIST_HEAD(, VFIOHWPT) hwpts;
+    QLIST_HEAD(, VFIOWriter) writers;
+    VFIODirty *dirty;           /* RAM's dirty log is on, else NULL */
     IOMMUFDRange *ranges;       /* read again after each attach and detach */
     uint32_t nr_ranges;
     uint64_t alignment;
@@ -133,6 +166,7 @@ struct VFIOIOAS {
     uint64_t unmaps;            /* calls so far */
     uint64_t mappings;          /* now */
     uint64_t mapped_bytes;      /* now */
+    uint64_t written;           /* bytes reported by syncs so far */
     GQueue failed;              /* of VFIOFailedMap, last one first */
 };
 
@@ -235,6 +269,22 @@ void vfio_ioas_refresh_bars(Object *owner, bool revoked);
  * vfio_ioas_forget_bars - the device goes away: what was said of its BARs
  */
 void vfio_ioas_forget_bars(Object *owner);
+
+/**
+ * vfio_ioas_add_writer - a device was attached that may write to the IOAS
+ * vfio_ioas_del_writer - it was detached, so that it writes no more
+ *
+ * @writer is the caller's, with name, log and hwpt set; so it may be asked for
+ * its log until it is deleted.  Add it before it is opened and delete it before
+ * its page table and its descriptor go: what it wrote is read then.
+ */
+void vfio_ioas_add_writer(VFIOIOAS *ioas, VFIOWriter *writer);
+void vfio_ioas_del_writer(VFIOIOAS *ioas, VFIOWriter *writer);
+
+/**
+ * vfio_ioas_dirty_by - who will track what @writer writes, if nothing fails
+ */
+VFIODirtyBy vfio_ioas_dirty_by(const VFIOWriter *writer);
 
 /* Among the parts of the address-space side */
 
@@ -425,5 +475,37 @@ bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp);
 void vfio_ioas_start_dynamic(VFIOIOASSection *section);
 void vfio_ioas_stop_dynamic(VFIOIOASSection *section);
 void vfio_ioas_retry_dynamic(VFIOIOASSection *section);
+
+/**
+ * vfio_ioas_pieces - the mappings of a dynamic section with bytes in
+ * [@first, @last], in order; for g_array_unref()
+ */
+GArray *vfio_ioas_pieces(VFIOIOASSection *section, uint64_t first,
+                         uint64_t last);
+
+/**
+ * vfio_ioas_dirty_start - RAM's dirty log was switched on
+ * vfio_ioas_dirty_stop - it was switched off, or the IOAS goes; idempotent
+ * vfio_ioas_dirty_commit - a transaction ends: tracking begins, if it has not,
+ * before anything is mapped
+ */
+void vfio_ioas_dirty_start(VFIOIOAS *ioas);
+void vfio_ioas_dirty_stop(VFIOIOAS *ioas);
+void vfio_ioas_dirty_commit(VFIOIOAS *ioas);
+
+/**
+ * vfio_ioas_dirty_sync - tell RAM's dirty log what was written in a section
+ *
+ * And, for memory that is adjacent in the IOAS, in others.  Cannot fail: what
+ * is not known counts as written.
+ */
+void vfio_ioas_dirty_sync(VFIOIOAS *ioas, uint64_t first, uint64_t last);
+
+/**
+ * vfio_ioas_dirty_unmap - the mappings in [@iova, @last] are about to go
+ * @mapped: of VFIOMapRange, ascending, these mappings among them
+ */
+void vfio_ioas_dirty_unmap(VFIOIOAS *ioas, const GArray *mapped,
+                           uint64_t iova, uint64_t last);
 
 #endif

@@ -6,8 +6,9 @@
  * One object owns one iommufd descriptor, whether it opened /dev/iommu
  * itself or was given a descriptor (fd=).  Everything else in QEMU borrows
  * it: VFIO devices bind to it and address spaces allocate IOASes in it.
- * All ioctls on the descriptor are issued by backends/iommufd.c, through the
- * wrappers declared here; nobody else calls ioctl() on it.
+ * All ioctls on the descriptor are issued by backends/iommufd.c and
+ * iommufd-dirty.c, through the wrappers declared here; nobody else calls ioctl()
+ * on it.
  *
  * Wrappers are silent: they return 0 or -errno, trace what happened and leave
  * reporting to the caller, who knows which device or which range it was about.
@@ -53,6 +54,7 @@ struct IOMMUFDBackend {
     int fd;                             /* -1 until the object is complete */
     bool map_background;                /* map-background= */
     uint32_t map_threads;               /* map-threads=, 0: by the host */
+    bool huge_pages;                    /* huge-pages= */
     OnOffAuto hw_info;                  /* has the kernel IOMMU_GET_HW_INFO? */
     OnOffAuto hwpt_alloc;               /* and IOMMU_HWPT_ALLOC? */
     OnOffAuto map_file;                 /* and IOMMU_IOAS_MAP_FILE? */
@@ -245,5 +247,42 @@ int iommufd_backend_get_hw_info(IOMMUFDBackend *be, uint32_t devid,
 int iommufd_backend_alloc_hwpt(IOMMUFDBackend *be, uint32_t devid,
                                uint32_t ioas_id, uint32_t flags,
                                uint32_t *hwpt_id);
+
+/* iommufd-dirty.c */
+
+/**
+ * iommufd_backend_disable_huge_pages - translate by the host's smallest page
+ *
+ * IOMMU_OPTION_HUGE_PAGES, Linux 6.2.  For an IOAS that has no mappings yet.
+ * Returns 0; -EINVAL if it has, and a page table, too; -ENOENT.
+ */
+int iommufd_backend_disable_huge_pages(IOMMUFDBackend *be, uint32_t ioas_id);
+
+/**
+ * iommufd_backend_set_dirty_tracking - begin or stop to log what devices write
+ * @hwpt_id: allocated with IOMMU_HWPT_ALLOC_DIRTY_TRACKING
+ *
+ * IOMMU_HWPT_SET_DIRTY_TRACKING, Linux 6.7.  What was logged before is
+ * forgotten when it begins.  Returns 0; -EOPNOTSUPP if the page table cannot;
+ * -ENOENT.
+ */
+int iommufd_backend_set_dirty_tracking(IOMMUFDBackend *be, uint32_t hwpt_id,
+                                       bool on);
+
+/**
+ * iommufd_backend_get_dirty_bitmap - what devices wrote to since the last time
+ * @iova, @size: adjacent whole mappings, every byte of it mapped
+ * @page_size: one bit of @bits for each; the host's page size
+ * @bits: for @size; bits of what was written are set, the others kept
+ * @clear: forget what is reported; false before an unmap, which does it anyway
+ *
+ * IOMMU_HWPT_GET_DIRTY_BITMAP, Linux 6.7.  A range that is not wholly mapped is
+ * reported in part, and a page table that does not track as clean, both without
+ * an error.  Returns 0; -EINVAL if misaligned; -EOVERFLOW; -ENOMEM; -ENOENT.
+ */
+int iommufd_backend_get_dirty_bitmap(IOMMUFDBackend *be, uint32_t hwpt_id,
+                                     uint64_t iova, uint64_t size,
+                                     uint64_t page_size, unsigned long *bits,
+                                     bool clear);
 
 #endif
