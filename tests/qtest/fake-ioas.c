@@ -46,6 +46,14 @@ bool fake_ioas_overlaps(const FakeObject *ioas, uint64_t iova, uint64_t last)
     return i < ioas->areas->len && area_at(ioas, i)->iova <= last;
 }
 
+const FakeArea *fake_ioas_area(const FakeObject *ioas, uint64_t iova)
+{
+    guint i = area_behind(ioas, iova);
+
+    return i < ioas->areas->len && area_at(ioas, i)->iova <= iova ?
+           area_at(ioas, i) : NULL;
+}
+
 uint64_t fake_ioas_bytes(const FakeObject *ioas)
 {
     uint64_t sum = 0;

@@ -56,7 +56,7 @@ static FakeObject *new_object(FakeIommufd *ictx, FakeKind kind, uint32_t *id)
 /* Page tables */
 
 static int new_hwpt(FakeIommufd *ictx, uint32_t ioas_id, bool automatic,
-                    unsigned maker, uint32_t *id)
+                    bool can_track, unsigned maker, uint32_t *id)
 {
     FakeObject *ioas = find(ictx, ioas_id, FAKE_IOAS);
     int ret = fake_ioas_add_domain(ioas);
@@ -70,6 +70,7 @@ static int new_hwpt(FakeIommufd *ictx, uint32_t ioas_id, bool automatic,
     hwpt->ioas = ioas_id;
     hwpt->automatic = automatic;
     hwpt->maker = maker;
+    fake_dirty_init(hwpt, can_track);
     ioas->users++;
     return 0;
 }
@@ -81,6 +82,8 @@ static void free_object(FakeIommufd *ictx, FakeObject *o)
 
         ioas->users--;
         fake_ioas_del_domain(ioas);
+        fake_dirty_unmap(o, 0, UINT64_MAX);
+        g_array_unref(o->written);
     } else if (o->kind == FAKE_IOAS) {
         fake_ioas_free(o);
     }
@@ -137,7 +140,7 @@ static int attach_auto(FakeIommufd *ictx, FakeObject *device, uint32_t *pt_id)
             }
         }
     }
-    ret = new_hwpt(ictx, *pt_id, true, device->index, &id);
+    ret = new_hwpt(ictx, *pt_id, true, false, device->index, &id);
     if (ret) {
         return ret;
     }
@@ -320,8 +323,18 @@ static int do_copy(FakeIommufd *ictx, void *arg)
 static int do_unmap(FakeIommufd *ictx, void *arg)
 {
     struct iommu_ioas_unmap *cmd = arg;
+    uint64_t length = cmd->length;
+    uint32_t id;
+    int ret = fake_ioas_unmap(find(ictx, cmd->ioas_id, FAKE_IOAS), cmd);
 
-    return fake_ioas_unmap(find(ictx, cmd->ioas_id, FAKE_IOAS), cmd);
+    for (id = 1; id < MAX_OBJECTS && !ret; id++) {
+        FakeObject *hwpt = find(ictx, id, FAKE_HWPT);
+
+        if (hwpt && hwpt->ioas == cmd->ioas_id) {
+            fake_dirty_unmap(hwpt, cmd->iova, cmd->iova + length - 1);
+        }
+    }
+    return ret;
 }
 
 static int do_option(FakeIommufd *ictx, void *arg)
@@ -399,7 +412,35 @@ static int do_hwpt_alloc(FakeIommufd *ictx, void *arg)
         (cmd->flags && !fake_control.dirty)) {
         return -EOPNOTSUPP;
     }
-    return new_hwpt(ictx, cmd->pt_id, false, device->index, &cmd->out_hwpt_id);
+    return new_hwpt(ictx, cmd->pt_id, false, cmd->flags, device->index,
+                    &cmd->out_hwpt_id);
+}
+
+static int do_set_dirty_tracking(FakeIommufd *ictx, void *arg)
+{
+    struct iommu_hwpt_set_dirty_tracking *cmd = arg;
+
+    return fake_dirty_set(find(ictx, cmd->hwpt_id, FAKE_HWPT), cmd);
+}
+
+static int do_get_dirty_bitmap(FakeIommufd *ictx, void *arg)
+{
+    struct iommu_hwpt_get_dirty_bitmap *cmd = arg;
+    FakeObject *hwpt = find(ictx, cmd->hwpt_id, FAKE_HWPT);
+
+    return fake_dirty_get(hwpt, hwpt ? find(ictx, hwpt->ioas, FAKE_IOAS) : NULL,
+                          cmd);
+}
+
+void fake_iommufd_dma_write(FakeIommufd *ictx, uint32_t devid, uint64_t iova,
+                            uint64_t length)
+{
+    FakeObject *device = find(ictx, devid, FAKE_DEVICE);
+    FakeObject *hwpt = device ? find(ictx, device->attached, FAKE_HWPT) : NULL;
+
+    if (hwpt) {
+        fake_dirty_write(hwpt, find(ictx, hwpt->ioas, FAKE_IOAS), iova, length);
+    }
 }
 
 static int do_get_hw_info(FakeIommufd *ictx, void *arg)
@@ -445,6 +486,10 @@ static const struct {
     OP(IOMMU_OPTION, struct iommu_option, val64, do_option),
     OP(IOMMU_HWPT_ALLOC, struct iommu_hwpt_alloc, __reserved, do_hwpt_alloc),
     OP(IOMMU_GET_HW_INFO, struct iommu_hw_info, __reserved, do_get_hw_info),
+    OP(IOMMU_HWPT_SET_DIRTY_TRACKING, struct iommu_hwpt_set_dirty_tracking,
+       __reserved, do_set_dirty_tracking),
+    OP(IOMMU_HWPT_GET_DIRTY_BITMAP, struct iommu_hwpt_get_dirty_bitmap,
+       data, do_get_dirty_bitmap),
     OP(IOMMU_IOAS_MAP_FILE, struct iommu_ioas_map_file, iova, do_map_file),
 };
 

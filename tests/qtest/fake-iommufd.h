@@ -6,6 +6,7 @@
  *   fake-iommufd.c   what an iommufd does: objects and page tables
  *   fake-ioas.c      what is mapped in an IOAS
  *   fake-dmabuf.c    dma-bufs of a cdev's BAR
+ *   fake-dirty.c     what devices have written
  *   fake-vfio-pci.c  what a VFIO cdev does, with a small PCI function behind
  *   fake-vfio-other.c  the same with a platform device or a subchannel behind
  *   fake-kernel.c    descriptors; control, log, leak report
@@ -14,7 +15,7 @@
  *
  * It is strict where the kernel is: sizes, flags, reserved fields, alignment,
  * overlap, splits, kinds of ids and lifetimes are those of Linux 6.12.  What
- * it does not model (allowed IOVAs, dirty bitmaps, nesting, faults)
+ * it does not model (allowed IOVAs, nesting, faults)
  * answers ENOTTY like an unknown ioctl; it never pretends.
  *
  * Control: lines of text, from the file named by FAKE_KERNEL_CONTROL (read
@@ -38,6 +39,9 @@
  *   power N              device N has D3hot, and FLR by the AF capability
  *   vf-token N HEX       Linux 6.17, and device N wants this token (32 digits)
  *   shared-bus N DEVID   a hot reset of device N hits another function, too
+ *   dma-log N MAX        device N logs its writes, in at most MAX ranges
+ *   dma-log-fails N FEATURE ERRNO   of these three, VFIO_DEVICE_FEATURE_..., one
+ *   write N IOVA LENGTH  once: device N writes to memory
  *   open PATH ERRNO      open of PATH fails
  *   fail NAME NTH ERRNO  the NTH ioctl called NAME (* for any) fails
  *   serial TEXT          nothing; makes the same control a new one
@@ -73,6 +77,8 @@ typedef struct FakeRange {
 typedef struct FakeDeviceControl {
     bool mdev, alone, group_open, unsafe, no_reset, power;
     bool platform, ccw;                 /* neither: PCI */
+    unsigned dma_log;                   /* ranges; 0: it does not */
+    uint32_t dma_log_fails, dma_log_error;
     char vf_token[33];                  /* wanted, in hex; "": Linux 6.12 */
     int32_t shared_bus;                 /* devid of the other function, or 0 */
     unsigned holes;
@@ -124,6 +130,8 @@ void fake_iommufd_unbind(FakeIommufd *ictx, uint32_t devid);
 int fake_iommufd_attach(FakeIommufd *ictx, uint32_t devid, uint32_t *pt_id);
 void fake_iommufd_detach(FakeIommufd *ictx, uint32_t devid);
 unsigned fake_iommufd_revoke(FakeIommufd *ictx, unsigned index);
+void fake_iommufd_dma_write(FakeIommufd *ictx, uint32_t devid, uint64_t iova,
+                            uint64_t length);
 void fake_iommufd_count(const FakeIommufd *ictx, FakeCounts *counts);
 
 /* Between fake-iommufd.c and fake-ioas.c */
@@ -149,12 +157,19 @@ typedef struct FakeObject {
     /* HWPT */
     uint32_t ioas;
     bool automatic;
+    bool can_track, tracking;
+    GArray *written;            /* entries, see fake-dirty.c */
     unsigned maker;             /* the device that it was made for */
     /* DEVICE, ACCESS */
     unsigned index;
     uint32_t attached;          /* HWPT, or IOAS for ACCESS */
 } FakeObject;
 
+typedef struct FakeDmaLog FakeDmaLog;
+
+struct iommu_hwpt_set_dirty_tracking;
+struct iommu_hwpt_get_dirty_bitmap;
+struct vfio_device_feature;
 struct iommu_ioas_iova_ranges;
 struct iommu_ioas_map;
 struct iommu_ioas_map_file;
@@ -164,6 +179,7 @@ struct iommu_ioas_unmap;
 void fake_ioas_init(FakeObject *ioas);
 void fake_ioas_free(FakeObject *ioas);
 uint64_t fake_ioas_bytes(const FakeObject *ioas);
+const FakeArea *fake_ioas_area(const FakeObject *ioas, uint64_t iova);
 bool fake_ioas_overlaps(const FakeObject *ioas, uint64_t iova, uint64_t last);
 int fake_ioas_add_domain(FakeObject *ioas);
 void fake_ioas_del_domain(FakeObject *ioas);
@@ -183,7 +199,22 @@ unsigned fake_ioas_revoke(FakeObject *ioas, unsigned index);
 int fake_dmabuf_device(int fd);
 int fake_dmabuf_new(unsigned index, uint64_t bar_size, void *arg);
 
+/* fake-dirty.c */
+void fake_dirty_init(FakeObject *hwpt, bool can_track);
+void fake_dirty_write(FakeObject *hwpt, const FakeObject *ioas, uint64_t iova,
+                      uint64_t length);
+void fake_dirty_unmap(FakeObject *hwpt, uint64_t iova, uint64_t last);
+int fake_dirty_set(FakeObject *hwpt,
+                   struct iommu_hwpt_set_dirty_tracking *cmd);
+int fake_dirty_get(FakeObject *hwpt, const FakeObject *ioas,
+                   struct iommu_hwpt_get_dirty_bitmap *cmd);
+void fake_dma_log_free(FakeDmaLog *log);
+void fake_dma_log_write(FakeDmaLog *log, uint64_t iova, uint64_t length);
+int fake_dma_log_feature(FakeDmaLog **log, const FakeDeviceControl *d,
+                         struct vfio_device_feature *feature);
+
 /* fake-vfio-pci.c */
+void fake_cdev_dma_write(unsigned index, uint64_t iova, uint64_t length);
 FakeCdev *fake_cdev_new(unsigned index, int backing);
 void fake_cdev_free(FakeCdev *cdev);
 bool fake_cdev_bound(const FakeCdev *cdev);

@@ -115,7 +115,7 @@ static void control_line(const char *line)
 {
     unsigned long long a, b;
     char word[48], name[48];
-    unsigned n;
+    unsigned n, what, error;
     size_t i;
 
     if (sscanf(line, "devices %u", &fake_control.devices) == 1 ||
@@ -127,6 +127,15 @@ static void control_line(const char *line)
         fake_control.aperture_last = a;
     } else if (sscanf(line, "dirty %u", &n) == 1) {
         fake_control.dirty = n;
+    } else if (sscanf(line, "dma-log %u %u", &n, &what) == 2) {
+        fake_control.device[n].dma_log = what;
+    } else if (sscanf(line, "dma-log-fails %u %u %u", &n, &what,
+                      &error) == 3) {
+        fake_control.device[n].dma_log_fails = what;
+        fake_control.device[n].dma_log_error = error;
+    } else if (sscanf(line, "write %u %lli %lli", &n, (long long *)&a,
+                      (long long *)&b) == 3) {
+        fake_cdev_dma_write(n, a, b);
     } else if (sscanf(line, "map-file %u", &n) == 1) {
         fake_control.map_file = n;
     } else if (sscanf(line, "dma-buf %u", &n) == 1) {
@@ -502,6 +511,8 @@ static void describe(unsigned long request, const void *arg, char *to,
     const struct iommu_ioas_copy *copy = arg;
     const struct iommu_ioas_unmap *unmap = arg;
     const struct iommu_hwpt_alloc *hwpt = arg;
+    const struct iommu_hwpt_set_dirty_tracking *set = arg;
+    const struct iommu_hwpt_get_dirty_bitmap *get = arg;
     const struct vfio_irq_set *irqs = arg;
     const uint32_t *word = arg;
 
@@ -533,6 +544,16 @@ static void describe(unsigned long request, const void *arg, char *to,
     case IOMMU_HWPT_ALLOC:
         snprintf(to, room, " dev=%u pt=%u flags=0x%x hwpt=%u", hwpt->dev_id,
                  hwpt->pt_id, hwpt->flags, hwpt->out_hwpt_id);
+        break;
+    case IOMMU_HWPT_SET_DIRTY_TRACKING:
+        snprintf(to, room, " hwpt=%u flags=0x%x", set->hwpt_id, set->flags);
+        break;
+    case IOMMU_HWPT_GET_DIRTY_BITMAP:
+        snprintf(to, room, " hwpt=%u flags=0x%x iova=0x%llx length=0x%llx",
+                 get->hwpt_id, get->flags, get->iova, get->length);
+        break;
+    case VFIO_DEVICE_FEATURE:
+        snprintf(to, room, " flags=0x%x", word[1]);
         break;
     case VFIO_DEVICE_SET_IRQS:
         snprintf(to, room, " flags=0x%x index=%u start=%u count=%u",

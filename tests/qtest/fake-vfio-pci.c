@@ -38,6 +38,7 @@ struct FakeCdev {
     FakeIommufd *ictx;          /* NULL until bound */
     uint32_t devid;
     bool attached;
+    FakeDmaLog *log;            /* NULL: off */
     uint32_t irq_type;          /* what delivers interrupts now, or NO_IRQ */
     uint8_t config[CONFIG_SIZE];
 };
@@ -150,6 +151,7 @@ void fake_cdev_free(FakeCdev *cdev)
         fake_kernel_revoke(cdev->index);
         fake_iommufd_unbind(cdev->ictx, cdev->devid);
     }
+    fake_dma_log_free(cdev->log);
     g_free(cdev);
 }
 
@@ -425,9 +427,27 @@ static int do_feature(FakeCdev *cdev, void *arg)
     if (feature->argsz < sizeof(*feature)) {
         return -EINVAL;
     }
-    return (feature->flags & VFIO_DEVICE_FEATURE_MASK) ==
-           VFIO_DEVICE_FEATURE_DMA_BUF ?
-           fake_dmabuf_new(cdev->index, BAR0_SIZE, arg) : -ENOTTY;
+    switch (feature->flags & VFIO_DEVICE_FEATURE_MASK) {
+    case VFIO_DEVICE_FEATURE_DMA_LOGGING_START:
+    case VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP:
+    case VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT:
+        return fake_dma_log_feature(&cdev->log,
+                                    &fake_control.device[cdev->index], feature);
+    case VFIO_DEVICE_FEATURE_DMA_BUF:
+        return fake_dmabuf_new(cdev->index, BAR0_SIZE, arg);
+    default:
+        return -ENOTTY;
+    }
+}
+
+void fake_cdev_dma_write(unsigned index, uint64_t iova, uint64_t length)
+{
+    FakeCdev *cdev = bound[index];
+
+    if (cdev && cdev->attached) {
+        fake_iommufd_dma_write(cdev->ictx, cdev->devid, iova, length);
+        fake_dma_log_write(cdev->log, iova, length);
+    }
 }
 
 int fake_cdev_ioctl(FakeCdev *cdev, unsigned long request, void *arg)
