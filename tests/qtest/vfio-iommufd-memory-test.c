@@ -329,6 +329,62 @@ static void test_giommu_bypass(void)
     end();
 }
 
+/* RAM's dirty log is on, and a device writes to what will be unmapped */
+
+static void dirty_log_on(void)
+{
+    g_autofree char *log = NULL;
+
+    qtest_qmp_assert_success(qts, "{'execute': 'calc-dirty-rate', 'arguments': "
+                             "{'calc-time': 60, 'mode': 'dirty-bitmap'}}");
+    do {
+        g_usleep(10000);
+        g_free(log);
+        log = fake_env_take_log(env);
+    } while (!strstr(log, "SET_DIRTY_TRACKING"));
+    /* Not before the first sync */
+    qtest_qmp_assert_success(qts, "{'execute': 'query-status'}");
+    g_free(fake_env_take_log(env));
+}
+
+/* Read before it is unmapped, nothing lost, nobody asked wrongly */
+static void expect_read(const char *get)
+{
+    g_autofree char *log = fake_env_take_log(env);
+
+    g_test_message("log: %s", log);
+    g_assert_nonnull(strstr(log, get));
+    g_assert_cmpint(strstr(log, get) - log, <, strstr(log, "UNMAP") - log);
+    g_assert_null(strstr(log, "lost"));
+    g_assert_null(strstr(log, "MISTAKE"));
+}
+
+static void test_giommu_dirty(void)
+{
+    Vtd vtd;
+
+    start("dirty 1", Q35 "-m 256 -device intel-iommu,caching-mode=on " DEVICE
+          "-trace vfio_ioas_written");
+    vtd = vtd_tables();
+    /* Two pages that are apart in memory, and adjacent for the device */
+    qtest_writeq(qts, vtd.pte, 0x200000 | 3);
+    qtest_writeq(qts, vtd.pte + 8, 0x300000 | 3);
+    vtd_enable();
+    dirty_log_on();
+
+    fake_env_control(env, "dirty 1\nwrite 0 0x5000 1\nwrite 0 0x6000 1");
+    vtd_set(&vtd, 0);
+    expect_read("flags=0x1 iova=0x5000 length=0x1000 = 0\n");
+    expect_said("pc.ram offset=0x200000 1 of 1 pages\n");
+    fake_env_control(env, "dirty 1");
+
+    /* The whole domain goes; the second page was asked for in its turn */
+    qtest_writel(qts, VTD(0x18), 0);
+    expect_read("flags=0x1 iova=0x6000 length=0x1000 = 0\n");
+    expect_said("pc.ram offset=0x300000 1 of 1 pages\n");
+    end();
+}
+
 /* One that does not tell what it maps */
 static void test_giommu_silent(void)
 {
@@ -437,6 +493,26 @@ static void test_virtio_mem(void)
     end();
 }
 
+/* Unplugged, with bytes that a device has written */
+static void test_virtio_mem_dirty(void)
+{
+    Mem mem;
+
+    start("dirty 1", Q35 VIRTIO_MEM DEVICE "-trace vfio_ioas_written");
+    mem = mem_start();
+    dirty_log_on();
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0 + BLOCK), ==,
+                    VIRTIO_MEM_RESP_ACK);
+    g_free(fake_env_take_log(env));
+    fake_env_control(env, "dirty 1\nwrite 0 0x100200000 1");
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_UNPLUG, MEM0 + BLOCK), ==,
+                    VIRTIO_MEM_RESP_ACK);
+    expect_read("flags=0x1 iova=0x100200000 length=0x200000 = 0\n");
+    expect_said("mem0 offset=0x200000 512 of 512 pages\n");
+    mem_free(&mem);
+    end();
+}
+
 /* Both: what is plugged may be mapped, and that is said; else it is not */
 static void test_giommu_virtio_mem(void)
 {
@@ -512,6 +588,9 @@ int main(int argc, char **argv)
                    test_giommu_no_caching_mode);
     qtest_add_func("vfio-iommufd-memory/giommu-memlock", test_giommu_memlock);
     qtest_add_func("vfio-iommufd-memory/giommu-bypass", test_giommu_bypass);
+    qtest_add_func("vfio-iommufd-memory/giommu-dirty", test_giommu_dirty);
+    qtest_add_func("vfio-iommufd-memory/virtio-mem-dirty",
+                   test_virtio_mem_dirty);
     qtest_add_func("vfio-iommufd-memory/giommu-silent", test_giommu_silent);
     qtest_add_func("vfio-iommufd-memory/giommu-dirty-bits",
                    test_giommu_dirty_bits);
