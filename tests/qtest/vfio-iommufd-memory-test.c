@@ -364,7 +364,7 @@ static void test_giommu_dirty(void)
     Vtd vtd;
 
     start("dirty 1", Q35 "-m 256 -device intel-iommu,caching-mode=on " DEVICE
-          "-trace vfio_ioas_written");
+          " -trace vfio_ioas_written");
     vtd = vtd_tables();
     /* Two pages that are apart in memory, and adjacent for the device */
     qtest_writeq(qts, vtd.pte, 0x200000 | 3);
@@ -498,7 +498,7 @@ static void test_virtio_mem_dirty(void)
 {
     Mem mem;
 
-    start("dirty 1", Q35 VIRTIO_MEM DEVICE "-trace vfio_ioas_written");
+    start("dirty 1", Q35 VIRTIO_MEM DEVICE " -trace vfio_ioas_written");
     mem = mem_start();
     dirty_log_on();
     g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0 + BLOCK), ==,

@@ -106,7 +106,7 @@ static void follow(P2P *p, const char *line)
                       &device, &open) == 2) {
         g_assert_cmpuint(open, ==, 1);      /* those before are closed */
     }
-    p->asked += g_str_has_prefix(line, "VFIO_DEVICE_FEATURE ");
+    p->asked += g_str_has_prefix(line, "VFIO_DEVICE_FEATURE flags=0x1000b ");
 }
 
 /* "IOAS:device@iova" of what is mapped, in the order it was, or "" */
@@ -294,9 +294,11 @@ static void test_failure(const void *data)
     g_autofree char *control = g_strdup_printf("dma-buf 1\n%s", row->control);
     P2P p = {};
 
-    start(&p, control, PC OBJECT "-device vfio-pci,host=0000:65:00.0,"
+    start(&p, strstr(control, "fail") ? "dma-buf 1" : control,
+          PC OBJECT "-device vfio-pci,host=0000:65:00.0,"
           "iommufd=iommufd0,id=hd0,addr=5 -device vfio-pci,host=0000:65:00.1,"
           "iommufd=iommufd0,id=hd1,addr=6");
+    fake_env_control(p.env, control);       /* other features are not meant */
     place(&p, 5, 0xe0000000);
     expect(&p, row->live);
     write_config_byte(&p, 5, COMMAND, 0);
