@@ -193,6 +193,9 @@ static const VFIOMapRange *vfio_dirty_sync_runs(VFIOIOAS *ioas,
     const VFIOMapRange *synced = NULL;
     guint i, end;
 
+    if (QLIST_EMPTY(&ioas->writers)) {
+        return NULL;            /* others copy from it (ioas-base.c) */
+    }
     for (i = 0; i < n; i = end) {
         uint64_t start = map[i].iova, at = 0;
 
@@ -323,7 +326,7 @@ static GArray *vfio_dirty_ranges(VFIOIOAS *ioas)
     for (i = 0; i < ioas->sections->len; i++) {
         VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
 
-        if (!s->gone) {
+        if (!s->gone && s->kind != VFIO_SECTION_BAR) {
             vfio_dirty_add_reachable(ioas, ranges, s->range.iova,
                                      s->range.last);
         }
