@@ -296,6 +296,52 @@ char *vfio_cdev_explain_busy(const char *sysfsdev, dev_t rdev)
                                driver);
     }
     return g_strdup("its VFIO group is open, in this VM (a device without "
-                    "iommufd=) or another, or its IOMMU group is used through "
-                    "another iommufd");
+                    "iommufd=) or another");
+}
+
+static bool vfio_cdev_is_attached(dev_t rdev)
+{
+    VFIOCdev *cdev;
+
+    QLIST_FOREACH(cdev, &vfio_cdevs, next) {
+        if (cdev->rdev == rdev) {
+            return true;
+        }
+    }
+    return false;
+}
+
+char *vfio_cdev_explain_eperm(const char *sysfsdev, dev_t rdev)
+{
+    g_autofree char *path = g_build_filename(sysfsdev, "iommu_group", "devices",
+                                             NULL);
+    g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
+    bool partners = false;
+    const char *entry;
+
+    while (dir && (entry = g_dir_read_name(dir))) {
+        g_autofree char *dev = g_build_filename(path, entry, NULL);
+        dev_t other = 0;
+        g_autofree char *node = vfio_cdev_node(dev, &other, NULL);
+        g_autofree char *holder = NULL;
+
+        if (!node || other == rdev) {
+            continue;
+        }
+        if (vfio_cdev_is_attached(other)) {
+            return g_strdup_printf("%s in the same IOMMU group uses another "
+                                   "iommufd object: name that one", entry);
+        }
+        holder = vfio_cdev_find_holder(other);
+        if (holder) {
+            return g_strdup_printf("%s has %s open, which is in the same IOMMU "
+                                   "group", holder, entry);
+        }
+        partners = true;
+    }
+    return g_strdup_printf("%sinterrupts cannot be isolated on this host: "
+                           "enable interrupt remapping, or accept the risk "
+                           "with iommufd.allow_unsafe_interrupts=1", partners ?
+                           "its IOMMU group is used through another iommufd, "
+                           "or " : "");
 }

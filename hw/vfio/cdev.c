@@ -56,9 +56,7 @@ static char *vfio_cdev_explain_bind(VFIOCdev *cdev, int ret)
     case -EBUSY:
         return vfio_cdev_explain_busy(cdev->vbasedev->sysfsdev, cdev->rdev);
     case -EPERM:
-        return g_strdup("interrupts cannot be isolated on this host: enable "
-                        "interrupt remapping, or accept the risk with "
-                        "iommufd.allow_unsafe_interrupts=1");
+        return vfio_cdev_explain_eperm(cdev->vbasedev->sysfsdev, cdev->rdev);
     case -EACCES:
         return g_strdup("its PF driver wants a VF token: give the right one "
                         "as vf-token=");

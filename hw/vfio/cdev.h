@@ -266,4 +266,12 @@ char *vfio_cdev_explain_open(dev_t rdev);
  */
 char *vfio_cdev_explain_busy(const char *sysfsdev, dev_t rdev);
 
+/**
+ * vfio_cdev_explain_eperm - why the device must not be bound
+ *
+ * Returns a phrase for an error message, for g_free().  Linux 6.2 on: its IOMMU
+ * group belongs to another iommufd, or the IOMMU does not isolate interrupts.
+ */
+char *vfio_cdev_explain_eperm(const char *sysfsdev, dev_t rdev);
+
 #endif

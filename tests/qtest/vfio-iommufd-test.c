@@ -540,8 +540,7 @@ static const DeviceError device_errors[] = {
       "says major 511, minor 5" },
     { "group-open", "group-open 0", BDF0, NULL,
       VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Device or resource busy: its "
-      "VFIO group is open, in this VM (a device without iommufd=) or another, "
-      "or its IOMMU group is used through another iommufd" },
+      "VFIO group is open, in this VM (a device without iommufd=) or another" },
     { "partner-busy", "group-open 0", BDF0,
       "d=iommu_group/devices/0000:65:00.7; mkdir $d; "
       "ln -s ../../../../drivers/e1000e $d/driver",
@@ -555,6 +554,13 @@ static const DeviceError device_errors[] = {
       VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Operation not permitted: "
       "interrupts cannot be isolated on this host: enable interrupt remapping, "
       "or accept the risk with iommufd.allow_unsafe_interrupts=1" },
+    { "group-or-interrupts", "unsafe 0", BDF0,
+      "d=iommu_group/devices/0000:65:00.7/vfio-dev/vfio9; mkdir -p $d; "
+      "echo 511:9 > $d/dev",
+      VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Operation not permitted: its "
+      "IOMMU group is used through another iommufd, or interrupts cannot be "
+      "isolated on this host: enable interrupt remapping, or accept the risk "
+      "with iommufd.allow_unsafe_interrupts=1" },
     { "needs-token", "fail VFIO_DEVICE_BIND_IOMMUFD 1 13", BDF0, NULL,
       VFIO0 "VFIO_DEVICE_BIND_IOMMUFD failed: Permission denied: its PF driver "
       "wants a VF token: give the right one as vf-token=" },
