@@ -137,14 +137,20 @@ class Edu:
         self.machine.place(self.slot, [(0, self.bar)], MEMORY | MASTER)
         return self
 
+    def start(self, source, target, size, run):
+        for reg, value in ((self.SOURCE, source), (self.TARGET, target), (self.COUNT, size),
+                           (self.RUN, run)):
+            self.machine.ask(f'writeq {self.bar + reg:#x} {value:#x}')
+
+    def wait(self):
+        wait(lambda: not self.machine.ask(f'readq {self.bar + self.RUN:#x}') & 1, 5,
+             'DMA of edu')
+
     def copy(self, source, to, size):
         """By DMA, through its buffer."""
-        ask = self.machine.ask
         for src, dst, run in ((source, self.BUFFER, 1), (self.BUFFER, to, 3)):
-            for reg, value in ((self.SOURCE, src), (self.TARGET, dst), (self.COUNT, size),
-                               (self.RUN, run)):
-                ask(f'writeq {self.bar + reg:#x} {value:#x}')
-            wait(lambda: not ask(f'readq {self.bar + self.RUN:#x}') & 1, 5, 'DMA of edu')
+            self.start(src, dst, size, run)
+            self.wait()
 
     def copies(self, there=RAM + 0x2000, size=4):
         """RAM to there by DMA, where the CPU sees it; and back by DMA."""

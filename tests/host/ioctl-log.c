@@ -91,6 +91,7 @@ static void range(unsigned nr, const void *arg, struct call *c)
         uint8_t nr, iova, bytes;
     } at[] = {
         { 110, 4, 0 },              /* VFIO_DEVICE_SET_IRQS: index << 32 | flags */
+        { 119, 4, 0 },              /* VFIO_DEVICE_ATTACH_IOMMUFD_PT: id << 32 */
         { 113, 16, 24 },            /* VFIO_IOMMU_MAP_DMA */
         { 114, 8, 16 },             /* VFIO_IOMMU_UNMAP_DMA */
         { 0x85, 32, 24 },           /* IOMMU_IOAS_MAP */
