@@ -197,20 +197,28 @@ static bool vfio_base_finds_discard(VFIOIOAS *base, uint64_t vaddr,
     return false;
 }
 
+bool vfio_base_finds(VFIOIOAS *ioas, uint64_t vaddr, uint64_t size,
+                     bool readonly, uint64_t *iova)
+{
+    uint64_t last = vaddr + (size - 1);
+    VFIOIOAS *base = ioas->base;
+
+    return base && base->mapped &&
+           (vfio_base_finds_ram(base, vaddr, last, readonly, iova) ||
+            vfio_base_finds_discard(base, vaddr, last, readonly, iova));
+}
+
 int vfio_base_copy(VFIOIOAS *ioas, uint64_t iova, uint64_t size,
                    uint64_t vaddr, bool readonly)
 {
-    VFIOIOAS *base = ioas->base;
-    uint64_t last = vaddr + (size - 1), from;
+    uint64_t from;
     int ret;
 
-    if (!base || !base->mapped ||
-        (!vfio_base_finds_ram(base, vaddr, last, readonly, &from) &&
-         !vfio_base_finds_discard(base, vaddr, last, readonly, &from))) {
+    if (!vfio_base_finds(ioas, vaddr, size, readonly, &from)) {
         return -ENOENT;
     }
-    ret = iommufd_backend_copy_dma(ioas->be, ioas->id, iova, size, base->id,
-                                   from, readonly);
+    ret = iommufd_backend_copy_dma(ioas->be, ioas->id, iova, size,
+                                   ioas->base->id, from, readonly);
     ioas->copies += !ret;
     return ret;
 }

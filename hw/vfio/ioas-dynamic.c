@@ -144,12 +144,22 @@ static int vfio_piece_split(VFIOIOASSection *s, hwaddr iova)
 
 static int vfio_piece_unmap(VFIOIOASSection *s, hwaddr iova, hwaddr last)
 {
+    const DMAMap *have;
     int ret;
 
     iova = MAX(iova, s->range.iova);
     last = MIN(last, s->range.last);
     if (iova > last) {
         return 0;
+    }
+
+    have = iova_tree_find_address(s->pieces, iova);
+    if (have && have->iova == iova && have->size == last - iova) {
+        ret = vfio_ioas_unmap(s->ioas, iova, last, 1);  /* as it was mapped */
+        if (!ret) {
+            iova_tree_remove(s->pieces, *have);
+        }
+        return ret;
     }
 
     ret = vfio_piece_split(s, iova);
@@ -205,22 +215,31 @@ bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp)
     return true;
 }
 
-/* Memory behind a translation: false if it is none, or none to map */
-static bool vfio_giommu_target(IOMMUTLBEntry *iotlb, DMAMap *piece)
+/* A BAR, which the kernel cannot map */
+static bool vfio_giommu_to_bar(IOMMUTLBEntry *iotlb)
 {
     hwaddr len = iotlb->addr_mask + 1, xlat;
+
+    return memory_region_is_ram_device(address_space_translate(
+        &address_space_memory, iotlb->translated_addr, &xlat, &len,
+        iotlb->perm & IOMMU_WO, MEMTXATTRS_UNSPECIFIED));
+}
+
+/* Memory behind a translation: false if it is none, or none to map */
+static bool vfio_giommu_target(VFIOIOASSection *s, IOMMUTLBEntry *iotlb,
+                               DMAMap *piece)
+{
     bool read_only, discards;
-    MemoryRegion *mr;
+    uint64_t unused;
     void *vaddr;
 
-    mr = address_space_translate(&address_space_memory, iotlb->translated_addr,
-                                 &xlat, &len, iotlb->perm & IOMMU_WO,
-                                 MEMTXATTRS_UNSPECIFIED);
-    if (memory_region_is_ram_device(mr)) {
-        return false;           /* a BAR: the kernel cannot map it */
-    }
     if (!memory_get_xlat_addr(iotlb, &vaddr, NULL, &read_only, &discards)) {
         return false;           /* said why */
+    }
+    /* What the base maps is no BAR: this is asked for each I/O of a guest */
+    if (!vfio_base_finds(s->ioas, (uintptr_t)vaddr, iotlb->addr_mask + 1,
+                         read_only, &unused) && vfio_giommu_to_bar(iotlb)) {
+        return false;
     }
     if (discards) {
         warn_report_once("vfio: with a guest IOMMU the guest can pin more "
@@ -232,19 +251,15 @@ static bool vfio_giommu_target(IOMMUTLBEntry *iotlb, DMAMap *piece)
     return true;
 }
 
-/* The part of @piece that lies in the section; false if there is none */
-static bool vfio_giommu_clip(VFIOIOASSection *s, DMAMap *piece)
+/* The part of @piece that lies in the section; there is one */
+static void vfio_giommu_clip(VFIOIOASSection *s, DMAMap *piece)
 {
     hwaddr iova = MAX(piece->iova, s->range.iova);
     hwaddr last = MIN(piece->iova + piece->size, s->range.last);
 
-    if (iova > last) {
-        return false;
-    }
     piece->translated_addr += iova - piece->iova;
     piece->iova = iova;
     piece->size = last - iova;
-    return true;
 }
 
 static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
@@ -256,6 +271,10 @@ static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
     };
     int ret;
 
+    if (piece.iova > s->range.last ||
+        piece.iova + piece.size < s->range.iova) {
+        return;
+    }
     if ((iotlb->perm & IOMMU_RW) == IOMMU_NONE) {
         vfio_piece_unmap_or_report(s, piece.iova, piece.iova + piece.size);
         return;
@@ -269,9 +288,10 @@ static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
     }
 
     RCU_READ_LOCK_GUARD();
-    if (!vfio_giommu_target(iotlb, &piece) || !vfio_giommu_clip(s, &piece)) {
+    if (!vfio_giommu_target(s, iotlb, &piece)) {
         return;
     }
+    vfio_giommu_clip(s, &piece);
     ret = vfio_piece_map(s, &piece);
     if (ret == -EEXIST) {
         /* Mapped differently before: the guest's last word counts */

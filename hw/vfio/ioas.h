@@ -305,6 +305,15 @@ void vfio_base_put(VFIOIOAS *base);
 bool vfio_base_only(const VFIOIOAS *ioas);
 
 /**
+ * vfio_base_finds - does the base of @ioas map all of this memory?
+ * @iova: where
+ *
+ * What is plugged of a virtio-mem device only the kernel knows: it counts.
+ */
+bool vfio_base_finds(VFIOIOAS *ioas, uint64_t vaddr, uint64_t size,
+                     bool readonly, uint64_t *iova);
+
+/**
  * vfio_base_copy - map what the base of @ioas maps of this memory
  *
  * Returns 0; -ENOENT if there is no base, or it does not map all of it; or as
