@@ -9,6 +9,7 @@
  *   fake-dirty.c     what devices have written
  *   fake-vfio-pci.c  what a VFIO cdev does, with a small PCI function behind
  *   fake-vfio-other.c  the same with a platform device or a subchannel behind
+ *   fake-vfio-mig.c  migration protocol v2 of a device
  *   fake-kernel.c    descriptors; control, log, leak report
  *   fake-libc.c      the calls of the process that all this is linked to, or
  *                    preloaded into
@@ -42,6 +43,10 @@
  *   dma-log N MAX        device N logs its writes, in at most MAX ranges
  *   dma-log-fails N FEATURE ERRNO   of these three, VFIO_DEVICE_FEATURE_..., one
  *   write N IOVA LENGTH  once: device N writes to memory
+ *   migration N FLAGS    device N migrates by protocol v2 (VFIO_MIGRATION_*)
+ *   arc N FROM TO ERRNO END  setting state TO in FROM fails, and leaves it in
+ *                        END; these are numbers
+ *   read-error N ERRNO   the state of device N cannot be read in STOP_COPY
  *   open PATH ERRNO      open of PATH fails
  *   fail NAME NTH ERRNO  the NTH ioctl called NAME (* for any) fails
  *   serial TEXT          nothing; makes the same control a new one
@@ -69,6 +74,7 @@
 
 typedef struct FakeIommufd FakeIommufd;
 typedef struct FakeCdev FakeCdev;
+typedef struct FakeMig FakeMig;
 
 typedef struct FakeRange {
     uint64_t start, last;
@@ -80,6 +86,9 @@ typedef struct FakeDeviceControl {
     unsigned dma_log;                   /* ranges; 0: it does not */
     uint32_t dma_log_fails, dma_log_error;
     char vf_token[33];                  /* wanted, in hex; "": Linux 6.12 */
+    uint32_t migration;                 /* VFIO_MIGRATION_*; 0: none */
+    unsigned arc_from, arc_to, arc_end;
+    int arc_error, read_error;
     int32_t shared_bus;                 /* devid of the other function, or 0 */
     unsigned holes;
     FakeRange hole[FAKE_MAX_HOLES];
@@ -224,6 +233,19 @@ ssize_t fake_cdev_rw(FakeCdev *cdev, void *buf, size_t size, uint64_t offset,
                      bool write);
 int fake_cdev_mmap(FakeCdev *cdev, uint64_t offset, size_t size,
                    uint64_t *backing_offset);
+
+/* fake-vfio-mig.c; those that stand for a call return -errno */
+#define FAKE_MIG_PAGES  255
+struct vfio_device_feature;
+FakeMig *fake_mig_new(unsigned index, int backing);
+void fake_mig_free(FakeMig *m);
+void fake_mig_reset(FakeMig *m);
+int fake_mig_feature(FakeMig *m, struct vfio_device_feature *feature);
+bool fake_mig_owns(int fd);
+void fake_mig_close(int fd);
+ssize_t fake_mig_read(int fd, void *buf, size_t size);
+ssize_t fake_mig_write(int fd, const void *buf, size_t size);
+int fake_mig_ioctl(int fd, unsigned long request, void *arg);
 
 /* fake-vfio-other.c: what a bound platform or ccw device answers */
 int fake_other_ioctl(bool ccw, unsigned long request, void *arg);

@@ -145,6 +145,17 @@ static void control_line(const char *line)
         FakeDeviceControl *d = &fake_control.device[n];
 
         d->hole[d->holes++] = (FakeRange) { a, b };
+    } else if (sscanf(line, "migration %u %llu", &n, &a) == 2) {
+        fake_control.device[n].migration = a;
+    } else if (sscanf(line, "read-error %u %llu", &n, &a) == 2) {
+        fake_control.device[n].read_error = a;
+    } else if (sscanf(line, "arc %u ", &n) == 1) {
+        FakeDeviceControl *d = &fake_control.device[n];
+
+        if (sscanf(line, "arc %*u %u %u %d %u", &d->arc_from, &d->arc_to,
+                   &d->arc_error, &d->arc_end) != 4) {
+            abort();
+        }
     } else if (sscanf(line, "shared-bus %u %lli", &n, (long long *)&a) == 2) {
         fake_control.device[n].shared_bus = a;
     } else if (sscanf(line, "vf-token %u %32s", &n, name) == 2) {

@@ -47,6 +47,10 @@ char *fake_realpath_chk(const char *path, char *real,
 int fake_close(int fd) AS("close");
 int fake_fstat64(int fd, struct stat *st) AS("fstat64");
 int fake_ioctl(int fd, unsigned long request, void *arg) AS("ioctl");
+ssize_t fake_read(int fd, void *buf, size_t size) AS("read");
+ssize_t fake_read_chk(int fd, void *buf, size_t size,
+                      size_t room) AS("__read_chk");
+ssize_t fake_write(int fd, const void *buf, size_t size) AS("write");
 ssize_t fake_pread64(int fd, void *buf, size_t size,
                      off_t offset) AS("pread64");
 ssize_t fake_pread64_chk(int fd, void *buf, size_t size, off_t offset,
@@ -245,8 +249,45 @@ char *fake_realpath_chk(const char *path, char *real, size_t room)
 
 /* Descriptors */
 
+static ssize_t answer(ssize_t ret)
+{
+    if (ret < 0) {
+        errno = -ret;
+        return -1;
+    }
+    return ret;
+}
+
+ssize_t fake_read(int fd, void *buf, size_t size)
+{
+    if (fake_mig_owns(fd)) {
+        WITH_LOCK();
+        return answer(fake_mig_read(fd, buf, size));
+    }
+    return syscall(SYS_read, fd, buf, size);
+}
+
+ssize_t fake_read_chk(int fd, void *buf, size_t size, size_t room)
+{
+    return fake_read(fd, buf, size);
+}
+
+ssize_t fake_write(int fd, const void *buf, size_t size)
+{
+    if (fake_mig_owns(fd)) {
+        WITH_LOCK();
+        return answer(fake_mig_write(fd, buf, size));
+    }
+    return syscall(SYS_write, fd, buf, size);
+}
+
 int fake_close(int fd)
 {
+    if (fake_mig_owns(fd)) {
+        WITH_LOCK();
+        fake_mig_close(fd);
+        return 0;
+    }
     if (ours(fd)) {
         WITH_LOCK();
         return fake_kernel_close(fd);
@@ -273,6 +314,10 @@ int fake_ioctl(int fd, unsigned long request, void *arg)
     if (_IOC_TYPE(request) == ';' && ours(fd)) {
         WITH_LOCK();
         return fake_kernel_ioctl(fd, request, arg);
+    }
+    if (_IOC_TYPE(request) == ';' && fake_mig_owns(fd)) {
+        WITH_LOCK();
+        return answer(fake_mig_ioctl(fd, request, arg));
     }
     return syscall(SYS_ioctl, fd, request, arg);
 }

@@ -40,6 +40,7 @@ struct FakeCdev {
     bool attached;
     FakeDmaLog *log;            /* NULL: off */
     uint32_t irq_type;          /* what delivers interrupts now, or NO_IRQ */
+    FakeMig *mig;
     uint8_t config[CONFIG_SIZE];
 };
 
@@ -135,6 +136,7 @@ FakeCdev *fake_cdev_new(unsigned index, int backing)
     cdev->index = index;
     cdev->backing = backing;
     cdev->irq_type = NO_IRQ;
+    cdev->mig = fake_mig_new(index, backing);
     reset_config(cdev);
     return cdev;
 }
@@ -152,6 +154,7 @@ void fake_cdev_free(FakeCdev *cdev)
         fake_iommufd_unbind(cdev->ictx, cdev->devid);
     }
     fake_dma_log_free(cdev->log);
+    fake_mig_free(cdev->mig);
     g_free(cdev);
 }
 
@@ -370,6 +373,7 @@ static int do_reset(FakeCdev *cdev, void *arg)
         return -EINVAL;
     }
     reset_device(cdev);
+    fake_mig_reset(cdev->mig);
     return 0;
 }
 
@@ -436,7 +440,7 @@ static int do_feature(FakeCdev *cdev, void *arg)
     case VFIO_DEVICE_FEATURE_DMA_BUF:
         return fake_dmabuf_new(cdev->index, BAR0_SIZE, arg);
     default:
-        return -ENOTTY;
+        return fake_mig_feature(cdev->mig, feature);
     }
 }
 
