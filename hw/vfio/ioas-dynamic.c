@@ -154,7 +154,8 @@ static int vfio_piece_unmap(VFIOIOASSection *s, hwaddr iova, hwaddr last)
     }
 
     have = iova_tree_find_address(s->pieces, iova);
-    if (have && have->iova == iova && have->size == last - iova) {
+    if (have && have->iova == iova && have->size == last - iova &&
+        !s->ioas->dirty) {
         ret = vfio_ioas_unmap(s->ioas, iova, last, 1);  /* as it was mapped */
         if (!ret) {
             iova_tree_remove(s->pieces, *have);
