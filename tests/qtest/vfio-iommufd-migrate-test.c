@@ -9,7 +9,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/units.h"
 #include "qapi/qmp/qdict.h"
 #include "qapi/qmp/qlist.h"
 #include "qapi/qmp/qstring.h"
@@ -21,7 +20,6 @@
 #define INCOMING " -incoming defer"
 #define BAR     0xe0000000ULL
 #define FULL    "migration 0 7\nmigration 1 7\n"
-#define NR_STATES 8
 
 static char *channel;
 
@@ -167,7 +165,7 @@ static void free_env(FakeEnv *env)
 }
 
 /* What the driver offers decides which states are seen */
-static void test_moves(gconstpointer data)
+static void test_moves(void)
 {
     static const struct {
         const char *flags, *source, *destination;
@@ -218,7 +216,7 @@ static void test_moves(gconstpointer data)
  * in ERROR.  The migration fails, but for the steps it can do without; the VM
  * goes on, perhaps after `cont`, and the next migration succeeds.
  */
-static void test_source_fails(gconstpointer data)
+static void test_source_fails(void)
 {
     static const struct {
         const char *arc, *status, *why;
@@ -276,11 +274,489 @@ static void test_source_fails(gconstpointer data)
     }
 }
 
+/* The gate is open and RAM is mapped before the VM runs */
+static void test_gate(void)
+{
+    FakeEnv *env = new_env(FULL);
+    QTestState *a = fake_env_start(env, MACHINE DEVICE(0));
+    QTestState *b = fake_env_start(env, MACHINE DEVICE(1) " -S" INCOMING);
+    g_autofree char *why = NULL, *log = NULL;
+    QDict *rsp, *info, *d;
+
+    switch_on(a, 5, BAR);
+    fill(a, BAR, 0x3000);
+    wait_at_channel(b);
+    migrate(a, channel);
+    why = ends(a, "completed");
+    why = (g_free(why), ends(b, "completed"));
+    rsp = qtest_qmp(b, "{'execute': 'query-iommufd'}");
+    info = qobject_to(QDict, qlist_peek(qdict_get_qlist(rsp, "return")));
+    d = qobject_to(QDict, qlist_peek(qdict_get_qlist(info, "devices")));
+    g_assert_true(qdict_get_bool(d, "dma"));
+    d = qobject_to(QDict, qlist_peek(qdict_get_qlist(info, "ioases")));
+    g_assert_cmpint(qdict_get_int(d, "pending-bytes"), ==, 0);
+    qobject_unref(rsp);
+    log = fake_env_take_log(env);
+    check_states(log, 1, "RESUMING STOP");
+    check_filled(b, BAR, 0x3000);
+    qtest_quit(a);
+    qtest_quit(b);
+    free_env(env);
+}
+
+/* No device stops while another may reach into it */
+static void test_two(void)
+{
+    FakeEnv *env = new_env(FULL);
+    QTestState *a = fake_env_start(env, MACHINE DEVICE(0)
+                                   " -device vfio-pci,host=0000:65:00.1,"
+                                   "iommufd=iommufd0,id=hd1,addr=6,"
+                                   "enable-migration=on");
+    g_autofree char *why = NULL, *log = NULL;
+    g_auto(GStrv) lines = NULL;
+    unsigned p2p = 0, stopped = 0, prepared = 0, running = 0;
+    int i;
+
+    why = (migrate(a, "exec:cat >/dev/null"), ends(a, "completed"));
+    qtest_qmp_assert_success(a, "{'execute': 'cont'}");
+    log = fake_env_take_log(env);
+    lines = g_strsplit(log, "\n", -1);
+    for (i = 0; lines[i]; i++) {
+        p2p += strstr(lines[i], "-> PRE_COPY_P2P = 0") != NULL;
+        if (strstr(lines[i], "-> STOP_COPY = 0")) {
+            g_assert_cmpuint(p2p, ==, 2);
+            stopped++;
+        }
+        prepared += strstr(lines[i], "-> RUNNING_P2P = 0") != NULL;
+        if (strstr(lines[i], "-> RUNNING = 0")) {
+            g_assert_cmpuint(prepared, ==, 2);
+            running++;
+        }
+    }
+    g_assert_cmpuint(stopped, ==, 2);
+    g_assert_cmpuint(running, ==, 2);
+    qtest_quit(a);
+    free_env(env);
+}
+
+/* The reasons that query-migrate gives, separated by newlines */
+static char *blocked(QTestState *qts)
+{
+    QDict *d = query(qts);
+    GString *s = g_string_new("");
+    QListEntry *e;
+
+    if (qdict_haskey(d, "blocked-reasons")) {
+        QLIST_FOREACH_ENTRY(qdict_get_qlist(d, "blocked-reasons"), e) {
+            g_string_append_printf(s, "%s%s", s->len ? "\n" : "",
+                                   qstring_get_str(qobject_to(QString,
+                                                   qlist_entry_obj(e))));
+        }
+    }
+    qobject_unref(d);
+    g_test_message("blocked: %s", s->str);
+    return g_string_free(s, false);
+}
+
+static void plug(QTestState *qts, int n, const char *migrate)
+{
+    g_autofree char *host = g_strdup_printf("0000:65:00.%d", n);
+    g_autofree char *id = g_strdup_printf("hd%d", n);
+    g_autofree char *bus = g_strdup_printf("rp%d", n);
+
+    qtest_qmp_assert_success(qts, "{'execute': 'device_add', 'arguments': "
+                             "{'driver': 'vfio-pci', 'id': %s, 'host': %s, "
+                             "'iommufd': 'iommufd0', 'bus': %s, "
+                             "'enable-migration': %s}}", id, host, bus,
+                             migrate);
+}
+
+static void unplug(QTestState *qts, const char *id)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'device_del', 'arguments': "
+                             "{'id': %s}}", id);
+    qtest_qmp_assert_success(qts, "{'execute': 'system_reset'}");
+    qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+}
+
+#define OFF "vfio 0000:65:00.0: migration is switched off " \
+            "(enable-migration=off)"
+#define NO_DRIVER "vfio 0000:65:00.1: the host's driver cannot migrate the " \
+                  "device (VFIO_DEVICE_FEATURE_MIGRATION: Inappropriate " \
+                  "ioctl for device)"
+#define NO_LOG "nothing reports which memory the device writes: to migrate " \
+               "it (enable-migration=on), all memory is sent while the VM " \
+               "is stopped, for which downtime-limit has to allow"
+#define NO_P2P "vfio 0000:65:00.1: the driver cannot keep the device from " \
+               "peer-to-peer DMA (VFIO_MIGRATION_P2P), so it cannot migrate " \
+               "beside other devices"
+#define PORTS  " -device pcie-root-port,id=rp0,chassis=1,slot=1" \
+               " -device pcie-root-port,id=rp1,chassis=2,slot=2"
+
+/* What blocks comes and goes with the devices */
+static void test_blockers(void)
+{
+    static const struct {
+        const char *control, *first, *second, *text;
+    } rows[] = {
+        { FULL, "off", "on", OFF },
+        { "migration 0 7", "on", "auto", NO_DRIVER },
+        { "migration 0 7", "off", "auto", OFF "\n" NO_DRIVER },
+        { FULL, "on", "auto", "vfio 0000:65:00.1: " NO_LOG },
+        { "migration 0 7\nmigration 1 5", "on", "on", NO_P2P },
+        { FULL, "on", "on", "" },
+    };
+    size_t i;
+
+    for (i = 0; i < ARRAY_SIZE(rows); i++) {
+        FakeEnv *env = new_env(rows[i].control);
+        QTestState *qts = fake_env_start(env, MACHINE PORTS);
+        g_autofree char *both = NULL, *none = NULL;
+
+        plug(qts, 0, rows[i].first);
+        plug(qts, 1, rows[i].second);
+        both = blocked(qts);
+        g_assert_cmpstr(both, ==, rows[i].text);
+        unplug(qts, "hd1");
+        if (g_str_equal(rows[i].first, "off")) {
+            unplug(qts, "hd0");
+        }
+        none = blocked(qts);
+        g_assert_cmpstr(none, ==, "");
+        qtest_quit(qts);
+        free_env(env);
+    }
+}
+
+/* What cannot be had is an error, and what can be had but is dear, a warning */
+static void test_wanted(void)
+{
+    static const struct {
+        const char *control, *args, *text;
+    } rows[] = {
+        { "", MACHINE DEVICE(1), NO_DRIVER },
+        { FULL, MACHINE "-only-migratable" DEVICE(0) ",enable-migration=off",
+          OFF },
+        { "", MACHINE "-only-migratable -device vfio-pci,host=0000:65:00.1,"
+          "iommufd=iommufd0", NO_DRIVER },
+    };
+    g_autofree char *log = NULL;
+    FakeEnv *env;
+    QTestState *qts;
+    QDict *rsp;
+    size_t i;
+
+    for (i = 0; i < ARRAY_SIZE(rows); i++) {
+        g_autofree char *said = NULL;
+
+        env = new_env(rows[i].control);
+        said = fake_env_start_fails(env, rows[i].args);
+        g_assert_nonnull(strstr(said, rows[i].text));
+        free_env(env);
+    }
+
+    /* Plugged and refused, it is free again */
+    env = new_env("");
+    qts = fake_env_start(env, MACHINE PORTS);
+    rsp = qtest_qmp(qts, "{'execute': 'device_add', 'arguments': {'driver': "
+                    "'vfio-pci', 'id': 'hd1', 'host': '0000:65:00.1', "
+                    "'iommufd': 'iommufd0', 'bus': 'rp1', "
+                    "'enable-migration': 'on'}}");
+    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(rsp, "error"), "desc"), ==,
+                    NO_DRIVER);
+    qobject_unref(rsp);
+    log = fake_env_take_log(env);
+    g_assert_nonnull(strstr(log, "gone /dev/vfio/devices/vfio1 mapped=0"));
+    plug(qts, 1, "auto");
+    qtest_quit(qts);
+    free_env(env);
+    env = new_env(FULL);
+    qts = fake_env_start_heard(env, MACHINE DEVICE(0));
+    heard(env, "warning: vfio 0000:65:00.0: " NO_LOG);
+    qtest_quit(qts);
+    free_env(env);
+}
+
+/* Each step of the destination fails in turn */
+static void test_destination_fails(void)
+{
+    static const struct {
+        const char *arc, *text;
+        bool loaded;
+    } rows[] = {
+        { "2 4 5 2", "vfio 0000:65:00.1: the device cannot go from RUNNING to "
+          "RESUMING: Input/output error; it is in RUNNING now" },
+        { "4 1 22 0", "vfio 0000:65:00.1: the device cannot go from RESUMING "
+          "to STOP: Invalid argument; it is in ERROR now" },
+        { "1 5 5 1", "vfio 0000:65:00.1: VM stopped, 'cont' tries again: the "
+          "device cannot go from STOP to RUNNING_P2P: Input/output error; it "
+          "is in STOP now", true },
+        { "5 2 5 5", "vfio 0000:65:00.1: VM stopped, 'cont' tries again: the "
+          "device cannot go from RUNNING_P2P to RUNNING: Input/output error; "
+          "it is in RUNNING_P2P now", true },
+    };
+    size_t i;
+
+    for (i = 0; i < ARRAY_SIZE(rows); i++) {
+        g_autofree char *control = g_strdup_printf(FULL "arc 1 %s",
+                                                   rows[i].arc);
+        FakeEnv *env = new_env(control);
+        QTestState *a = fake_env_start(env, MACHINE DEVICE(0));
+        QTestState *b = fake_env_start_heard(env, MACHINE DEVICE(1) INCOMING);
+        QDict *d;
+
+        switch_on(a, 5, BAR);
+        fill(a, BAR, 0x4000);
+        wait_at_channel(b);
+        if (rows[i].loaded) {
+            migrate(a, channel);
+            wait_status(b, "io-error");
+            heard(env, rows[i].text);
+            fake_env_control(env, FULL);
+            qtest_qmp_assert_success(b, "{'execute': 'cont'}");
+            wait_status(b, "running");
+            check_filled(b, BAR, 0x4000);
+            qtest_quit(b);
+        } else {
+            qtest_set_expected_status(b, 1);
+            migrate(a, channel);
+            while (qtest_probe_child(b)) {
+                g_usleep(5 * 1000);
+            }
+            heard(env, rows[i].text);
+            qtest_quit(b);
+            do {                /* it may have sent everything by then */
+                d = query(a);
+                control = (g_free(control),
+                           g_strdup(qdict_get_str(d, "status")));
+                qobject_unref(d);
+            } while (!g_str_equal(control, "completed") &&
+                     !g_str_equal(control, "failed"));
+            qtest_qmp_assert_success(a, "{'execute': 'cont'}");
+            check_filled(a, BAR, 0x4000);
+        }
+        qtest_quit(a);
+        free_env(env);
+    }
+}
+
+/* The source cannot: nothing has happened to it afterwards */
+static void test_refused(void)
+{
+    static const struct {
+        const char *capability, *control, *why;
+    } rows[] = {
+        { "postcopy-ram", FULL, "vfio 0000:65:00.0: migration capability "
+          "postcopy-ram does not go with an assigned device" },
+        { NULL, FULL "read-error 0 5", "vfio 0000:65:00.0: reading the state "
+          "of the device failed: Input/output error" },
+    };
+    size_t i;
+
+    for (i = 0; i < ARRAY_SIZE(rows); i++) {
+        FakeEnv *env = new_env(rows[i].control);
+        QTestState *a = fake_env_start(env, MACHINE DEVICE(0));
+        g_autofree char *why = NULL, *again = NULL;
+
+        if (rows[i].capability) {
+            qtest_qmp_assert_success(a, "{'execute': "
+                                     "'migrate-set-capabilities', 'arguments': "
+                                     "{'capabilities': [{'capability': %s, "
+                                     "'state': true}]}}", rows[i].capability);
+        }
+        migrate(a, "exec:cat >/dev/null");
+        why = ends(a, "failed");
+        g_assert_cmpstr(why, ==, rows[i].why);
+        wait_status(a, "running");
+        if (rows[i].capability) {
+            g_autofree char *log = fake_env_take_log(env);
+
+            check_states(log, 0, "");
+            qtest_qmp_assert_success(a, "{'execute': "
+                                     "'migrate-set-capabilities', 'arguments': "
+                                     "{'capabilities': [{'capability': %s, "
+                                     "'state': false}]}}", rows[i].capability);
+        }
+        fake_env_control(env, FULL);
+        migrate(a, "exec:cat >/dev/null");
+        again = ends(a, "completed");
+        qtest_quit(a);
+        free_env(env);
+    }
+}
+
+/* Streams that are not what they should be; the unit test has many more */
+static void test_streams(void)
+{
+    static const char id[] = "0000:00:05.0/vfio";
+    enum { CUT = -1, WITHOUT = -2 };
+    static const struct {
+        int at;                 /* from the end of the name of its section */
+        uint8_t value;
+        const char *text;
+    } rows[] = {
+        { 7, 1, "the stream is of migration protocol v1, the device has v2" },
+        { 19, 9, "the stream has format 9 (flags 0), known is format 1 "
+                 "without flags" },
+        { 8, 0, "the stream is damaged: unknown record" },
+        { CUT, 0, "the stream is damaged: it ends early" },
+    };
+    FakeEnv *env = new_env(FULL);
+    QTestState *a = fake_env_start(env, MACHINE DEVICE(0));
+    g_autofree char *file = g_build_filename(env->dir, "stream", NULL);
+    g_autofree char *uri = g_strdup_printf("exec:cat >%s", file);
+    g_autofree char *args = g_strdup_printf(MACHINE DEVICE(1)
+                                            " -incoming 'exec:cat %s'", file);
+    g_autofree char *why = NULL, *stream = NULL;
+    size_t size, i;
+    char *at;
+
+    migrate(a, uri);
+    why = ends(a, "completed");
+    qtest_quit(a);
+    g_assert_true(g_file_get_contents(file, &stream, &size, NULL));
+    at = memmem(stream, size, id, strlen(id));
+    g_assert_nonnull(at);
+    at += strlen(id);
+    for (i = 0; i < ARRAY_SIZE(rows); i++) {
+        g_autofree char *said = NULL;
+        size_t length = size;
+        char was = 0;
+
+        if (rows[i].at == CUT) {
+            length = at + 20 - stream;
+        } else {
+            was = at[rows[i].at];
+            at[rows[i].at] = rows[i].value;
+        }
+        g_assert_true(g_file_set_contents(file, stream, length, NULL));
+        if (rows[i].at != CUT) {
+            at[rows[i].at] = was;
+        }
+        said = fake_env_start_fails(env, args);
+        g_assert_nonnull(strstr(said, rows[i].text));
+    }
+    free_env(env);
+}
+
+/* The guest resets its device while it is being saved: it begins anew */
+static void test_reset_meanwhile(void)
+{
+    FakeEnv *env = new_env(FULL);
+    QTestState *a = fake_env_start(env, MACHINE DEVICE(0));
+    QTestState *b = fake_env_start(env, MACHINE DEVICE(1) INCOMING);
+    g_autofree char *why = NULL, *log = NULL;
+
+    qtest_qmp_assert_success(a, "{'execute': 'migrate-set-parameters', "
+                             "'arguments': {'max-bandwidth': 4096}}");
+    wait_at_channel(b);
+    migrate(a, channel);
+    qtest_qmp_assert_success(a, "{'execute': 'system_reset'}");
+    qtest_qmp_eventwait(a, "RESET");
+    switch_on(a, 5, BAR);
+    fill(a, BAR, 0x5000);
+    qtest_qmp_assert_success(a, "{'execute': 'migrate-set-parameters', "
+                             "'arguments': {'max-bandwidth': 1073741824}}");
+    why = ends(a, "completed");
+    qtest_qmp_eventwait(b, "RESUME");
+    check_filled(b, BAR, 0x5000);
+    log = fake_env_take_log(env);
+    g_assert_nonnull(strstr(log, "VFIO_DEVICE_RESET = 0"));
+    qtest_quit(a);
+    qtest_quit(b);
+    free_env(env);
+}
+
+/* blockdev-create is a job; it is through when it can be dismissed */
+static void made(QTestState *qts)
+{
+    bool refused;
+
+    do {
+        QDict *rsp = qtest_qmp(qts, "{'execute': 'job-dismiss', 'arguments': "
+                               "{'id': 'make'}}");
+
+        refused = qdict_haskey(rsp, "error");
+        qobject_unref(rsp);
+        g_usleep(1000);
+    } while (refused);
+}
+
+/* Where savevm can write to; nothing else uses it */
+static void add_disk(QTestState *qts, const char *file)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-create', 'arguments': "
+                             "{'job-id': 'make', 'options': {'driver': 'file', "
+                             "'filename': %s, 'size': 0}}}", file);
+    made(qts);
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-add', 'arguments': "
+                             "{'driver': 'file', 'node-name': 'file', "
+                             "'filename': %s}}", file);
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-create', 'arguments': "
+                             "{'job-id': 'make', 'options': {'driver': "
+                             "'qcow2', 'file': 'file', 'size': 67108864}}}");
+    made(qts);
+    qtest_qmp_assert_success(qts, "{'execute': 'blockdev-add', 'arguments': "
+                             "{'driver': 'qcow2', 'node-name': 'disk', "
+                             "'file': 'file'}}");
+}
+
+/* savevm and loadvm: the device is what it was, or as after a reset */
+static void test_snapshot(void)
+{
+    FakeEnv *env = new_env(FULL);
+    g_autofree char *file = g_build_filename(env->dir, "disk", NULL);
+    g_autofree char *said = NULL;
+    QTestState *qts = fake_env_start_heard(env, MACHINE DEVICE(0));
+
+    add_disk(qts, file);
+    switch_on(qts, 5, BAR);
+    fill(qts, BAR, 0x6000);
+    said = qtest_hmp(qts, "savevm one");
+    g_assert_cmpstr(said, ==, "");
+    wait_status(qts, "running");
+    fill(qts, BAR, 0x7000);
+    said = (g_free(said), qtest_hmp(qts, "loadvm one"));
+    g_assert_cmpstr(said, ==, "");
+    wait_status(qts, "running");
+    check_filled(qts, BAR, 0x6000);
+
+    fake_env_control(env, FULL "read-error 0 5");
+    said = (g_free(said), qtest_hmp(qts, "savevm two"));
+    g_assert_nonnull(strstr(said, "Error while writing VM state"));
+    g_assert_nonnull(strstr(said, "vfio 0000:65:00.0: reading the state of the "
+                            "device failed: Input/output error"));
+    wait_status(qts, "running");
+
+    fake_env_control(env, FULL "arc 0 4 1 22 0");
+    said = (g_free(said), qtest_hmp(qts, "loadvm one"));
+    g_assert_nonnull(strstr(said, "it is in ERROR now"));
+    fake_env_control(env, FULL);
+    qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
+    wait_status(qts, "io-error");
+    heard(env, "VM stopped, 'cont' tries again: the stream had no state for "
+          "the device");
+    qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
+    wait_status(qts, "running");
+    qtest_quit(qts);
+    free_env(env);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
-    qtest_add_data_func("vfio-iommufd-migrate/moves", NULL, test_moves);
-    qtest_add_data_func("vfio-iommufd-migrate/source-fails", NULL,
-                        test_source_fails);
+    qtest_add_func("vfio-iommufd-migrate/moves", test_moves);
+    qtest_add_func("vfio-iommufd-migrate/gate", test_gate);
+    qtest_add_func("vfio-iommufd-migrate/two", test_two);
+    qtest_add_func("vfio-iommufd-migrate/blockers", test_blockers);
+    qtest_add_func("vfio-iommufd-migrate/wanted", test_wanted);
+    qtest_add_func("vfio-iommufd-migrate/refused", test_refused);
+    qtest_add_func("vfio-iommufd-migrate/source-fails", test_source_fails);
+    qtest_add_func("vfio-iommufd-migrate/destination-fails",
+                   test_destination_fails);
+    qtest_add_func("vfio-iommufd-migrate/streams", test_streams);
+    qtest_add_func("vfio-iommufd-migrate/reset-meanwhile",
+                   test_reset_meanwhile);
+    qtest_add_func("vfio-iommufd-migrate/snapshot", test_snapshot);
     return g_test_run();
 }
