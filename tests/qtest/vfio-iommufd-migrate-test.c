@@ -49,8 +49,11 @@ static void check_filled(QTestState *qts, uint64_t bar, uint32_t seed)
     }
 }
 
+/* Nobody tracks what the device writes, so downtime has to allow for all RAM */
 static void migrate(QTestState *qts, const char *uri)
 {
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate-set-parameters', "
+                             "'arguments': {'downtime-limit': 2000000}}");
     qtest_qmp_assert_success(qts, "{'execute': 'migrate', 'arguments': "
                              "{'uri': %s}}", uri);
 }
@@ -704,7 +707,7 @@ static void add_disk(QTestState *qts, const char *file)
 /* savevm and loadvm: the device is what it was, or as after a reset */
 static void test_snapshot(void)
 {
-    FakeEnv *env = new_env(FULL);
+    FakeEnv *env = new_env(FULL "\ndirty 1");
     g_autofree char *file = g_build_filename(env->dir, "disk", NULL);
     g_autofree char *said = NULL;
     QTestState *qts = fake_env_start_heard(env, MACHINE DEVICE(0));
