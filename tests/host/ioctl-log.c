@@ -108,7 +108,7 @@ static void range(unsigned nr, const void *arg, struct call *c)
     }
 }
 
-/* where the kernel returns an id: of a device, an IOAS, a HWPT; of maps, flags */
+/* where there is an id: of a device, an IOAS, a HWPT; of maps, flags */
 static uint32_t id(unsigned nr, const void *arg)
 {
     static const struct {
@@ -120,6 +120,8 @@ static uint32_t id(unsigned nr, const void *arg)
         { 0x81, 8 },                /* IOMMU_IOAS_ALLOC */
         { 0x85, 4 },                /* IOMMU_IOAS_MAP */
         { 0x8f, 4 },                /* IOMMU_IOAS_MAP_FILE */
+        { 0x83, 8 },                /* IOMMU_IOAS_COPY: to there */
+        { 0x86, 4 },                /* IOMMU_IOAS_UNMAP */
         { 0x89, 16 },               /* IOMMU_HWPT_ALLOC */
     };
     uint32_t v = 0;
