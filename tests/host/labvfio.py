@@ -4,11 +4,14 @@
   Iommufd   an open /dev/iommu; its methods are its ioctls
   Memory    anonymous memory of this process, of pages of 4 KiB or 2 MiB
   Device    a bound cdev; its registers are read and written through its regions
+  Migration, DmaLog   features of a Device
+  DmaTest   the Device that QEMU's dma-test is
 
 An ioctl that fails is an OSError. Structs are those of Linux's
 include/uapi/linux/iommufd.h and vfio.h, written with struct.pack.
 """
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -143,3 +146,133 @@ class Device:
 
     def wr(self, reg, value, fmt='=I', bar=0):
         os.pwrite(self.fd, struct.pack(fmt, value), self.region(bar)[1] + reg)
+
+    def msix(self, fd):
+        """Vector 0 comes as this eventfd."""
+        index, event = 2, 1 << 2 | 1 << 5
+        ioctl(self.fd, ';', 110, struct.pack('=IIIIIi', 24, event, index, 0, 1, fd))
+
+    # what a feature is asked for: flags of VFIO_DEVICE_FEATURE
+    GET, SET = 1 << 16, 1 << 17
+
+    def feature(self, flags, data):
+        head = struct.pack('=II', 8 + len(data), flags)
+        return ioctl(self.fd, ';', 117, head + data)[8:]
+
+
+class Migration:
+    """VFIO migration v2 of a device."""
+    STATES = ('ERROR', 'STOP', 'RUNNING', 'STOP_COPY', 'RESUMING', 'RUNNING_P2P',
+              'PRE_COPY', 'PRE_COPY_P2P')
+    STOP_COPY, P2P, PRE_COPY = 1, 2, 4
+
+    def __init__(self, dev):
+        self.dev = dev
+
+    def flags(self):
+        return struct.unpack('=Q', self.dev.feature(Device.GET | 1, bytes(8)))[0]
+
+    def get(self):
+        data = self.dev.feature(Device.GET | 2, bytes(8))
+        return self.STATES[struct.unpack('=Ii', data)[0]]
+
+    def set(self, state):
+        """The descriptor for data, or -1."""
+        data = struct.pack('=Ii', self.STATES.index(state), -1)
+        return struct.unpack('=Ii', self.dev.feature(Device.SET | 2, data))[1]
+
+    def data_size(self):
+        return struct.unpack('=Q', self.dev.feature(Device.GET | 9, bytes(8)))[0]
+
+    @staticmethod
+    def precopy_info(fd):
+        """(initial, dirty) bytes."""
+        return struct.unpack('=IIQQ', ioctl(fd, ';', 121, struct.pack(
+            '=IIQQ', 24, 0, 0, 0)))[2:]
+
+    @staticmethod
+    def read(fd):
+        """All that is there; an end for now (ENOMSG) is an end, too."""
+        data = b''
+        while True:
+            try:
+                more = os.read(fd, 1 << 16)
+            except OSError as e:
+                if e.errno != errno.ENOMSG:
+                    raise
+                return data
+            if not more:
+                return data
+            data += more
+
+
+class DmaLog:
+    """VFIO DMA logging of a device."""
+
+    def __init__(self, dev):
+        self.dev = dev
+
+    def start(self, ranges, page=PAGE):
+        """ranges are (iova, length); the size of a page that it is then."""
+        buf = ctypes.create_string_buffer(b''.join(struct.pack('=QQ', *r)
+                                                   for r in ranges))
+        return struct.unpack('=QIIQ', self.dev.feature(
+            Device.SET | 6, struct.pack('=QIIQ', page, len(ranges), 0,
+                                        ctypes.addressof(buf))))[0]
+
+    def stop(self):
+        self.dev.feature(Device.SET | 7, b'')
+
+    def report(self, iova, size, page=PAGE):
+        """The pages that were written to, as numbers from iova; then clean."""
+        bits = Bitmap(size // page)
+        self.dev.feature(Device.GET | 8,
+                         struct.pack('=QQQQ', iova, size, page, bits.addr))
+        return bits.pages()
+
+
+class DmaTest(Device):
+    """A dma-test device: docs/devel/dma-test.rst."""
+    ID, DRIVER = '1234:11e9', 'dma-test-vfio'
+    RUN, COPY, BUSY, FAULT, DONE = 1, 2, 1, 2, 4
+    CONTROL, STATUS, INTERVAL, BURST, LIMIT = 0x08, 0x10, 0x18, 0x20, 0x28
+    SEQUENCE, IRQ_EVERY, NRANGES, RAISE, RANGES = 0x30, 0x38, 0x40, 0x48, 0x100
+    UNIT = 64
+
+    @staticmethod
+    def load_driver(path):
+        """Insert the module that scripts/module made."""
+        finit_module = 313
+        with open(path, 'rb') as f:
+            if LIBC.syscall(finit_module, f.fileno(), b'', 0):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def get(self, reg):
+        return self.rd(reg, '=Q')
+
+    def put(self, reg, value):
+        self.wr(reg, value, '=Q')
+
+    def run(self, ranges, limit=0, interval=1000000, burst=8, first=0, every=0,
+            control=0):
+        """ranges are (destination, size, stride[, source])."""
+        self.put(self.CONTROL, 0)
+        self.put(self.STATUS, self.FAULT | self.DONE)
+        for reg, value in ((self.INTERVAL, interval), (self.BURST, burst),
+                           (self.LIMIT, limit), (self.SEQUENCE, first),
+                           (self.IRQ_EVERY, every), (self.NRANGES, len(ranges))):
+            self.put(reg, value)
+        for i, r in enumerate(ranges):
+            for j, value in enumerate(r):
+                self.put(self.RANGES + 32 * i + 8 * j, value)
+        self.put(self.CONTROL, self.RUN | control)
+
+    @staticmethod
+    def places(ranges):
+        """Where the device writes, in its order."""
+        return [dst + i * stride for dst, size, stride, *_ in ranges
+                for i in range(size // stride)]
+
+    @classmethod
+    def pattern(cls, number):
+        return struct.pack('=8Q', *(number << 3 | i for i in range(cls.UNIT // 8)))
