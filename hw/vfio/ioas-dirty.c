@@ -81,16 +81,17 @@ static void vfio_dirty_log(VFIOIOAS *ioas, const VFIOMapRange *r, uint64_t at)
         uint64_t pages = DIV_ROUND_UP(size, vfio_dirty_page());
 
         if (rb && find_next_bit(d->run, at + pages, at) < at + pages) {
-            uint64_t written;
+            uint64_t first, written;
 
             bitmap_copy_with_src_offset(d->part, d->run, at, pages);
+            first = find_first_bit(d->part, pages) * vfio_dirty_page();
             written = bitmap_count_one(d->part, pages);
             bitmap_to_le(d->part, d->part, pages);
             cpu_physical_memory_set_dirty_lebitmap(
                 d->part, qemu_ram_get_offset(rb) + offset, pages);
             ioas->written += written * vfio_dirty_page();
-            trace_vfio_ioas_written(ioas->id, qemu_ram_get_idstr(rb), offset,
-                                    written, pages);
+            trace_vfio_ioas_written(ioas->id, qemu_ram_get_idstr(rb), written,
+                                    offset + first);
         }
         vaddr += size;
         left -= size;
