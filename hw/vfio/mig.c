@@ -213,20 +213,16 @@ static int save_live_complete_precopy(QEMUFile *f, void *opaque)
         if (!ret) {
             ret = vfio_mig_event(m, VFIO_MIG_SAVE, &err);
         }
-        if (!ret && !(vfio_mig_in_session(m) &&
-                      m->state == VFIO_DEVICE_STATE_STOP_COPY)) {
-            error_setg(&err, "the device is in %s and not in STOP_COPY",
-                       vfio_mig_state_str(m->state));
-            ret = -EIO;
-        }
         while (!ret && !m->eof) {
+            if (!vfio_mig_in_session(m)) {
+                error_setg(&err, "the device was reset while it was saved");
+                ret = -EIO;
+                break;
+            }
             ret = vfio_mig_put_data(m, f, &err);
             if (ret > 0) {
                 qatomic_set(&bytes_sent, bytes_sent + ret);
                 ret = qemu_file_get_error(f);
-            } else if (!ret && !vfio_mig_in_session(m)) {
-                error_setg(&err, "the device was reset while it was saved");
-                ret = -EIO;
             }
         }
         if (!ret) {
@@ -295,8 +291,8 @@ static int load_state(QEMUFile *f, void *opaque, int version_id)
     int ret;
 
     if (version_id != VFIO_MIG_VERSION) {
-        error_setg(&err, "the stream is of migration protocol v%d, the device "
-                   "has v%d", version_id, VFIO_MIG_VERSION);
+        error_setg(&err, "the stream is of version %d of VFIO's migration "
+                   "protocol, the device has %d", version_id, VFIO_MIG_VERSION);
         ret = -EINVAL;
     } else {
         ret = vfio_mig_get(m, f, &err);

@@ -46,7 +46,8 @@
  *   migration N FLAGS    device N migrates by protocol v2 (VFIO_MIGRATION_*)
  *   arc N FROM TO ERRNO END  setting state TO in FROM fails, and leaves it in
  *                        END; these are numbers
- *   read-error N ERRNO   the state of device N cannot be read in STOP_COPY
+ *   read-error N ERRNO   the state of device N cannot be read in STOP_COPY;
+ *                        with ENODEV it is reset, too
  *   open PATH ERRNO      open of PATH fails
  *   fail NAME NTH ERRNO  the NTH ioctl called NAME (* for any) fails
  *   serial TEXT          nothing; makes the same control a new one

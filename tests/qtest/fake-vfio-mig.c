@@ -345,6 +345,9 @@ ssize_t fake_mig_read(int fd, void *buf, size_t size)
         return -EBADF;
     }
     if (d->read_error && m->state == S(STOP_COPY)) {
+        if (d->read_error == ENODEV) {
+            fake_mig_reset(m);
+        }
         return -d->read_error;
     }
     size = MIN(size, m->filled - m->at);

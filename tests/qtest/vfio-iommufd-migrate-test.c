@@ -553,6 +553,8 @@ static void test_refused(void)
           "postcopy-ram does not go with an assigned device" },
         { NULL, FULL "read-error 0 5", "vfio 0000:65:00.0: reading the state "
           "of the device failed: Input/output error" },
+        { NULL, FULL "read-error 0 19", "vfio 0000:65:00.0: the device was "
+          "reset while it was saved" },
     };
     size_t i;
 
@@ -598,7 +600,8 @@ static void test_streams(void)
         uint8_t value;
         const char *text;
     } rows[] = {
-        { 7, 1, "the stream is of migration protocol v1, the device has v2" },
+        { 7, 1, "the stream is of version 1 of VFIO's migration protocol, the "
+          "device has 2" },
         { 19, 9, "the stream has format 9 (flags 0), known is format 1 "
                  "without flags" },
         { 8, 0, "the stream is damaged: unknown record" },

@@ -36,8 +36,7 @@ void qapi_event_send_vfio_migration(const char *id, const char *path,
 /* --- The kernel --- */
 
 static unsigned state;
-static int given = -1;          /* the descriptor of the session */
-static bool reset_fails, load_fails;
+static bool reset_fails, load_fails, no_descriptor;
 
 int ioctl(int fd, unsigned long request, ...)
 {
@@ -70,8 +69,8 @@ int ioctl(int fd, unsigned long request, ...)
             return -1;
         }
         state = s->device_state;
-        if (state == S(RESUMING)) {
-            given = s->data_fd = memfd_create("session", 0);
+        if (state == S(RESUMING) && !no_descriptor) {
+            s->data_fd = memfd_create("session", 0);
         }
     }
     return 0;
@@ -331,6 +330,7 @@ static void expect(const GByteArray *stream, const char *text)
 {
     g_autofree char *said = load(stream, NULL);
 
+    g_test_message("said: %s", said);
     g_assert_cmpstr(said, ==, text);
 }
 
@@ -391,6 +391,23 @@ static void test_driver_refuses(void)
     reset_fails = true;
     expect(twice, "the device cannot be reset: Invalid argument");
     reset_fails = false;
+}
+
+static void test_no_descriptor(void)
+{
+    Error *err = NULL;
+    VFIOMig m;
+
+    init(&m);
+    state = S(RUNNING);
+    no_descriptor = true;
+    g_assert_cmpint(vfio_mig_event(&m, VFIO_MIG_LOAD, &err), ==, -EBADF);
+    no_descriptor = false;
+    g_test_message("said: %s", error_get_pretty(err));
+    g_assert_cmpstr(error_get_pretty(err), ==,
+                    "the driver gave no descriptor with RESUMING");
+    error_free(err);
+    qemu_mutex_destroy(&m.lock);
 }
 
 static void damage(GByteArray *stream, GRand *r)
@@ -454,6 +471,7 @@ int main(int argc, char **argv)
     g_test_add_func("/vfio-mig/stream", test_stream);
     g_test_add_func("/vfio-mig/bad", test_bad);
     g_test_add_func("/vfio-mig/driver-refuses", test_driver_refuses);
+    g_test_add_func("/vfio-mig/no-descriptor", test_no_descriptor);
     g_test_add_func("/vfio-mig/fuzz", test_fuzz);
     return g_test_run();
 }
