@@ -30,9 +30,29 @@
 #include "qemu/rcu.h"
 #include "trace.h"
 
+/* The tree, in which what overlaps is equal: iova-tree.c without detours */
+
+static gint vfio_piece_cmp(gconstpointer a, gconstpointer b, gpointer unused)
+{
+    const DMAMap *x = a, *y = b;
+
+    return x->iova > y->iova + y->size ? 1 :
+           x->iova + x->size < y->iova ? -1 : 0;
+}
+
+/* A mapping in [@iova, @last], or NULL */
+static const DMAMap *vfio_piece_find(VFIOIOASSection *s, hwaddr iova,
+                                     hwaddr last)
+{
+    DMAMap range = { .iova = iova, .size = last - iova };
+
+    return g_tree_lookup(s->pieces, &range);
+}
+
 static int vfio_piece_map(VFIOIOASSection *s, const DMAMap *piece)
 {
-    const DMAMap *have = iova_tree_find(s->pieces, piece);
+    const DMAMap *have = g_tree_lookup(s->pieces, piece);
+    DMAMap *new;
     int ret;
 
     if (have && have->iova == piece->iova && have->size == piece->size &&
@@ -46,19 +66,22 @@ static int vfio_piece_map(VFIOIOASSection *s, const DMAMap *piece)
     ret = vfio_ioas_map(s->ioas, piece->iova, piece->iova + piece->size,
                         piece->translated_addr, piece->perm == IOMMU_RO);
     if (!ret) {
-        iova_tree_insert(s->pieces, piece);
+        new = g_new(DMAMap, 1);
+        *new = *piece;
+        g_tree_insert(s->pieces, new, new);
     }
     return ret;
 }
 
-/* The iterator of IOVATree has no argument; the BQL makes one at a time */
-static struct {
+typedef struct VFIOPiecesWanted {
     hwaddr first, last;
     GArray *pieces;
-} vfio_piece_wanted;
+} VFIOPiecesWanted;
 
-static gboolean vfio_piece_collect(DMAMap *piece)
+static gboolean vfio_piece_collect(gpointer key, gpointer value, gpointer data)
 {
+    const DMAMap *piece = value;
+    VFIOPiecesWanted *wanted = data;
     VFIOMapRange range = {
         .iova = piece->iova,
         .last = piece->iova + piece->size,
@@ -66,39 +89,36 @@ static gboolean vfio_piece_collect(DMAMap *piece)
         .readonly = piece->perm == IOMMU_RO,
     };
 
-    if (range.iova <= vfio_piece_wanted.last &&
-        vfio_piece_wanted.first <= range.last) {
-        g_array_append_val(vfio_piece_wanted.pieces, range);
+    if (range.iova <= wanted->last && wanted->first <= range.last) {
+        g_array_append_val(wanted->pieces, range);
     }
-    return range.iova > vfio_piece_wanted.last;
+    return range.iova > wanted->last;
 }
 
 GArray *vfio_ioas_pieces(VFIOIOASSection *s, uint64_t first, uint64_t last)
 {
-    DMAMap range = { .iova = first, .size = last - first }, have;
-    const DMAMap *one = iova_tree_find(s->pieces, &range);
-    GArray *pieces = g_array_new(false, false, sizeof(VFIOMapRange));
+    VFIOPiecesWanted wanted = {
+        .first = first,
+        .last = last,
+        .pieces = g_array_new(false, false, sizeof(VFIOMapRange)),
+    };
+    const DMAMap *one = vfio_piece_find(s, first, last);
 
-    vfio_piece_wanted.first = first;
-    vfio_piece_wanted.last = last;
-    vfio_piece_wanted.pieces = pieces;
-    if (one && one->iova == first && one->size == range.size) {
-        have = *one;
-        vfio_piece_collect(&have);
+    if (one && one->iova == first && one->size == last - first) {
+        vfio_piece_collect(NULL, (gpointer)one, &wanted);
     } else if (one) {
-        iova_tree_foreach(s->pieces, vfio_piece_collect);
+        g_tree_foreach(s->pieces, vfio_piece_collect, &wanted);
     }
-    return pieces;
+    return wanted.pieces;
 }
 
 /* Unmap [@iova, @last], of which the tree says that no mapping crosses it */
 static int vfio_piece_unmap_whole(VFIOIOASSection *s, hwaddr iova, hwaddr last)
 {
     DMAMap range = { .iova = iova, .size = last - iova };
-    const DMAMap *piece;
     int ret;
 
-    if (!iova_tree_find(s->pieces, &range)) {
+    if (!vfio_piece_find(s, iova, last)) {
         return 0;
     }
     if (s->ioas->dirty) {
@@ -107,8 +127,7 @@ static int vfio_piece_unmap_whole(VFIOIOASSection *s, hwaddr iova, hwaddr last)
         vfio_ioas_dirty_unmap(s->ioas, pieces, iova, last);
     }
     ret = vfio_ioas_unmap(s->ioas, iova, last, 0);
-    while (!ret && (piece = iova_tree_find(s->pieces, &range))) {
-        iova_tree_remove(s->pieces, *piece);
+    while (!ret && g_tree_remove(s->pieces, &range)) {
         s->ioas->mappings--;
     }
     return ret;
@@ -117,7 +136,7 @@ static int vfio_piece_unmap_whole(VFIOIOASSection *s, hwaddr iova, hwaddr last)
 /* Let no mapping have bytes on both sides of the edge below @iova */
 static int vfio_piece_split(VFIOIOASSection *s, hwaddr iova)
 {
-    const DMAMap *have = iova_tree_find_address(s->pieces, iova);
+    const DMAMap *have = vfio_piece_find(s, iova, iova);
     DMAMap head, tail;
     int ret;
 
@@ -153,12 +172,12 @@ static int vfio_piece_unmap(VFIOIOASSection *s, hwaddr iova, hwaddr last)
         return 0;
     }
 
-    have = iova_tree_find_address(s->pieces, iova);
+    have = vfio_piece_find(s, iova, iova);
     if (have && have->iova == iova && have->size == last - iova &&
         !s->ioas->dirty) {
         ret = vfio_ioas_unmap(s->ioas, iova, last, 1);  /* as it was mapped */
         if (!ret) {
-            iova_tree_remove(s->pieces, *have);
+            g_tree_remove(s->pieces, have);
         }
         return ret;
     }
@@ -456,7 +475,7 @@ static void vfio_discard_start(VFIOIOASSection *s)
 void vfio_ioas_start_dynamic(VFIOIOASSection *s)
 {
     if (!s->pieces) {
-        s->pieces = iova_tree_new();
+        s->pieces = g_tree_new_full(vfio_piece_cmp, NULL, NULL, g_free);
     }
     s->failed = false;
     if (s->kind == VFIO_SECTION_IOMMU) {

@@ -23,7 +23,6 @@
 #include "ioas.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
-#include "qemu/iova-tree.h"
 #include "sysemu/tpm.h"
 #include "trace.h"
 
@@ -32,7 +31,7 @@ static void vfio_ioas_section_free(gpointer p)
     VFIOIOASSection *s = p;
 
     if (s->pieces) {
-        iova_tree_destroy(s->pieces);
+        g_tree_unref(s->pieces);
     }
     memory_region_unref(s->mr);
     g_free(s);

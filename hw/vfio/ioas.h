@@ -112,7 +112,7 @@ typedef struct VFIOIOASSection {
     bool failed;                /* dynamic kinds: something is not mapped */
     bool refused;               /* BAR: it cannot be mapped */
     bool gone;                  /* region_del was seen, commit was not */
-    struct IOVATree *pieces;    /* dynamic kinds: what is mapped */
+    GTree *pieces;              /* dynamic kinds: DMAMaps of what is mapped */
     IOMMUNotifier notifier;             /* VFIO_SECTION_IOMMU */
     RamDiscardListener discard;         /* VFIO_SECTION_DISCARD */
     uint64_t granularity;               /* VFIO_SECTION_DISCARD, bytes */
