@@ -188,6 +188,41 @@ static void test_close(void)
     quit(env, qts);
 }
 
+/*
+ * Suspend to RAM: what wakes up is a machine that was reset, with its RAM.  So
+ * the device is closed, nothing is unmapped, and the guest opens it again.
+ */
+static void test_suspend(void)
+{
+    FakeEnv *env = fake_env_new();
+    QTestState *qts = fake_env_start(env, Q35 OBJECT DEVICES);
+    FakeMaps m;
+
+    config_write(qts, 5, COMMAND, 2 | MASTER);
+    take_maps(env);
+
+    /* ICH9: where PM1a control is, then sleep type 1, S3, and enable */
+    qtest_outl(qts, 0xcf8, 0x8000f840);
+    qtest_outl(qts, 0xcfc, 0x601);
+    qtest_outl(qts, 0xcf8, 0x8000f844);
+    qtest_outb(qts, 0xcfc, 0x80);
+    qtest_outw(qts, 0x604, 1 << 10 | 1 << 13);
+    qtest_qmp_eventwait(qts, "SUSPEND");
+    g_assert_true(dma(qts, "hd0"));
+    qtest_qmp_assert_success(qts, "{'execute': 'system_wakeup'}");
+    qtest_qmp_eventwait(qts, "WAKEUP");
+    g_assert_false(dma(qts, "hd0"));
+
+    config_write(qts, 5, COMMAND, 2 | MASTER);
+    g_assert_true(dma(qts, "hd0"));
+    g_assert_cmpuint(pending(qts), ==, 0);
+    m = take_maps(env);
+    g_assert_cmpuint(m.failed, ==, 0);
+    g_assert_cmpuint(m.unmapped, <=, MiB);
+    g_assert_cmpuint(m.mapped_rw + m.mapped_ro, <=, MiB);
+    quit(env, qts);
+}
+
 /* Memory that comes while no device is enabled waits, too */
 static void test_memory_hotplug(void)
 {
@@ -292,6 +327,7 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-gate/pending", test_pending);
     qtest_add_func("vfio-iommufd-gate/windows", test_windows);
     qtest_add_func("vfio-iommufd-gate/close", test_close);
+    qtest_add_func("vfio-iommufd-gate/suspend", test_suspend);
     qtest_add_func("vfio-iommufd-gate/memory-hotplug", test_memory_hotplug);
     qtest_add_func("vfio-iommufd-gate/failure", test_failure);
     qtest_add_func("vfio-iommufd-gate/foreseen", test_foreseen);
