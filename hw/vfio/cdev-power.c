@@ -1,14 +1,14 @@
 /*
- * Device side of VFIO over iommufd: when the kernel takes a device's memory away
+ * Device side of VFIO over iommufd: when a device's memory is taken away
  *
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Owns nothing.  The kernel (Linux 6.19) revokes what was mapped of a device's
  * BARs for the DMA of others whenever the device has no memory.  Mostly the
  * guest's memory map says so, too: the command register, a BAR that moves, a
- * reset by QEMU, which clears both first.  Two things leave the memory map as it
- * is, and both are writes of the guest to config space that the kernel carries
- * out at once: a function level reset and the power state D3hot.
+ * reset by QEMU, which clears both first.  Two things leave the memory map as
+ * it is, and both are writes of the guest to config space that the kernel
+ * carries out at once: a function level reset and the power state D3hot.
  */
 
 #include "qemu/osdep.h"

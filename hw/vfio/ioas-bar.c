@@ -14,7 +14,7 @@
  * Kernel facts: IOMMU_IOAS_MAP answers EFAULT for a BAR (VM_PFNMAP) for good;
  * IOMMU_IOAS_MAP_FILE takes a dma-buf of it (Linux 6.19), and counts no locked
  * memory.  While a device does not decode memory, is in D3hot or being reset,
- * its dma-bufs are revoked: what was mapped is gone from the page tables, though
+ * its dma-bufs are revoked: what was mapped is gone from the page tables, but
  * not from the IOAS, and a new map answers ENODEV.
  *
  * So a BAR is mapped when it appears in the memory map, which is after the

@@ -157,7 +157,7 @@ static void unplug(P2P *p, const char *id)
              "id=hd0,addr=5 -device vfio-pci,host=0000:65:00.1," \
              "iommufd=iommufd0,id=hd1,addr=6"
 
-/* A device that is alone has no peer; who joins finds the BARs that are there */
+/* A device that is alone has no peer; who joins finds the BARs there */
 static void test_alone(void)
 {
     P2P p = {};
