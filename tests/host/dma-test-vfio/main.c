@@ -4,7 +4,7 @@
  *
  * A variant driver as those of real devices are, on vfio_pci_core, so that a
  * user of VFIO meets each state and each feature on a real kernel. What is done
- * to the device goes through BAR 4, which user space never sees. Linux 6.12.
+ * to the device goes through BAR 4, which user space never sees. Linux 6.12, 7.3.
  *
  * dt->lock serialises all that touches state and host registers. A reset comes
  * with locks of vfio_pci_core held and cannot wait for it: as in the drivers of
@@ -118,11 +118,23 @@ static int dt_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 		vfio_pci_core_mmap(vdev, vma);
 }
 
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+static int dt_region_info(struct vfio_device *vdev, struct vfio_region_info *info,
+			  struct vfio_info_cap *caps)
+{
+	int ret = vfio_pci_ioctl_get_region_info(vdev, info, caps);
+
+	if (!ret && info->index == DMA_TEST_HOST_BAR)
+		info->size = info->flags = 0;
+	return ret;
+}
+#endif
+
 static long dt_ioctl(struct vfio_device *vdev, unsigned int cmd, unsigned long arg)
 {
 	void __user *user = (void __user *)arg;
 
-	if (cmd == VFIO_DEVICE_GET_REGION_INFO) {
+	if (cmd == VFIO_DEVICE_GET_REGION_INFO) {	/* not here since 7.0 */
 		struct vfio_region_info info;
 		size_t size = offsetofend(struct vfio_region_info, offset);
 
@@ -153,18 +165,24 @@ static long dt_ioctl(struct vfio_device *vdev, unsigned int cmd, unsigned long a
 static int dt_open(struct vfio_device *vdev)
 {
 	struct dt_device *dt = to_dt(vdev);
+	void __iomem *host;
 	int ret;
 
 	ret = vfio_pci_core_enable(&dt->core);
 	if (ret)
 		return ret;
+#if LINUX_VERSION_CODE < KERNEL_VERSION(7, 0, 0)
 	ret = vfio_pci_core_setup_barmap(&dt->core, DMA_TEST_HOST_BAR);
-	if (ret) {
+	host = ret ? IOMEM_ERR_PTR(ret) : dt->core.barmap[DMA_TEST_HOST_BAR];
+#else
+	host = vfio_pci_core_get_iomap(&dt->core, DMA_TEST_HOST_BAR);
+#endif
+	if (IS_ERR(host)) {
 		vfio_pci_core_disable(&dt->core);
-		return ret;
+		return PTR_ERR(host);
 	}
-	dt->host = dt->core.barmap[DMA_TEST_HOST_BAR];
 	dt_lock(dt);
+	dt->host = host;
 	dt_was_reset(dt);
 	dt_unlock(dt);
 	vfio_pci_core_finish_enable(&dt->core);
@@ -212,6 +230,10 @@ static const struct vfio_device_ops dt_ops = {
 	.mmap = dt_mmap,
 	.request = vfio_pci_core_request,
 	.match = vfio_pci_core_match,
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+	.match_token_uuid = vfio_pci_core_match_token_uuid,
+	.get_region_info_caps = dt_region_info,
+#endif
 	.bind_iommufd = vfio_iommufd_physical_bind,
 	.unbind_iommufd = vfio_iommufd_physical_unbind,
 	.attach_ioas = vfio_iommufd_physical_attach_ioas,
