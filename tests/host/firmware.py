@@ -21,7 +21,8 @@ EJECT = 0xae08                  # ACPI's PCI hotplug of pc: a bit for each slot
 class Machine:
     """devices are (slot, bdf) or (slot, bdf, id of the iommufd object)"""
 
-    def __init__(self, variant, devices=(), args=(), log_ioctls=False, fail=None):
+    def __init__(self, variant, devices=(), args=(), log_ioctls=False, fail=None,
+                 iommufd=''):
         self.variant = variant
         self.dir = tempfile.TemporaryDirectory()
         path = self.dir.name
@@ -32,7 +33,7 @@ class Machine:
         if fail:
             IoctlLog.fail(self.ioctl_log, *fail)
         if variant != 'group':
-            args = ['-object', 'iommufd,id=iommufd0', *args]
+            args = ['-object', 'iommufd,id=iommufd0' + iommufd, *args]
         words = [QEMU, '-nodefaults', '-no-user-config', '-display', 'none', '-machine', 'pc',
                  '-m', '64M', '-accel', 'qtest', '-qtest-log', 'none',
                  '-qtest', f'unix:{path}/qtest,server=on,wait=off',
