@@ -22,7 +22,7 @@ class Machine:
     """devices are (slot, bdf) or (slot, bdf, id of the iommufd object)"""
 
     def __init__(self, variant, devices=(), args=(), log_ioctls=False, fail=None,
-                 iommufd=''):
+                 iommufd='', qemu=QEMU, mem='64M', accel='qtest'):
         self.variant = variant
         self.dir = tempfile.TemporaryDirectory()
         path = self.dir.name
@@ -34,8 +34,8 @@ class Machine:
             IoctlLog.fail(self.ioctl_log, *fail)
         if variant != 'group':
             args = ['-object', 'iommufd,id=iommufd0' + iommufd, *args]
-        words = [QEMU, '-nodefaults', '-no-user-config', '-display', 'none', '-machine', 'pc',
-                 '-m', '64M', '-accel', 'qtest', '-qtest-log', 'none',
+        words = [qemu, '-nodefaults', '-no-user-config', '-display', 'none', '-machine', 'pc',
+                 '-m', mem, '-accel', accel, '-qtest-log', 'none',
                  '-qtest', f'unix:{path}/qtest,server=on,wait=off',
                  '-qmp', f'unix:{path}/qmp,server=on,wait=off', *args]
         for d in devices:
