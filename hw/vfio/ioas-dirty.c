@@ -369,9 +369,10 @@ static int vfio_dirty_start_log(VFIOIOAS *ioas, VFIOWriter *w)
 
     while (ranges->len) {
         ret = w->log->start(w, ranges);
-        if ((ret != -E2BIG && ret != -EINVAL) || ranges->len == 1) {
+        if (!ret || ranges->len == 1) {
             break;
         }
+        /* Too many?  Drivers say so in different ways */
         vfio_dirty_merge_two(ranges);
     }
     if (!ret) {

@@ -67,7 +67,7 @@ typedef struct VFIOWriter VFIOWriter;
 typedef struct VFIODirtyLogOps {
     /*
      * Begin, in @ranges (GArray of IOMMUFDRange, ascending, page-aligned).
-     * Returns 0 or -errno; -E2BIG and -EINVAL: perhaps fewer ranges do.
+     * Returns 0 or -errno; perhaps fewer ranges do.
      */
     int (*start)(VFIOWriter *writer, const GArray *ranges);
     /*
