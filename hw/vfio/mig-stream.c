@@ -22,6 +22,7 @@
 #include "qemu/osdep.h"
 
 #include "mig.h"
+#include "exec/memory.h"
 #include "io/channel-buffer.h"
 #include "migration/qemu-file.h"
 #include "qapi/error.h"
@@ -256,7 +257,13 @@ static int get_config(VFIOMig *m, QEMUFile *f, uint32_t length, Error **errp)
     }
     bioc->usage = length;
     config = qemu_file_new_input(QIO_CHANNEL(bioc));
+    /*
+     * The device's BARs are there when its command register says so to the
+     * guest; the kernel hears of that last, and maps none before
+     */
+    memory_region_transaction_begin();
     ret = m->vbasedev->ops->vfio_load_config(m->vbasedev, config);
+    memory_region_transaction_commit();
     if (!ret) {
         ret = qemu_get_be32(config) == (MAGIC | CONFIG) ? 0 : -EINVAL;
     }

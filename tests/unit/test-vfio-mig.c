@@ -33,6 +33,14 @@ void qapi_event_send_vfio_migration(const char *id, const char *path,
     g_assert_not_reached();     /* migration-events is off */
 }
 
+void memory_region_transaction_begin(void)
+{
+}
+
+void memory_region_transaction_commit(void)
+{
+}
+
 /* --- The kernel --- */
 
 static unsigned state;
