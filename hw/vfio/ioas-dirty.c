@@ -8,26 +8,28 @@
  * Borrows: what is mapped, the page tables, the writers.
  *
  * A writer is an attached device.  It logs its own writes, or its page table
- * does, or nobody: then all that is mapped for writing counts as written at each
- * sync ("all").  So it is when anything fails.  The rule for everything here: a
- * page that was written may be reported too often, but never not at all.
+ * does, or nobody: then all that is mapped for writing counts as written at
+ * each sync ("all").  So it is when anything fails.  The rule for everything
+ * here: a page that was written may be reported too often, but never not at
+ * all.
  *
  * A sync is asked for section by section, in ascending order; what is adjacent
- * in the IOAS is asked of the kernel once, in one run, when the first section of
- * it comes.  A request for a section alone (a display's memory) reads its run.
+ * in the IOAS is asked of the kernel once, in one run, when the first section
+ * of it comes.  A request for a section alone (a display's memory) reads its
+ * run.
  *
- * Nothing is lost when a mapping or a device goes: both are read before.  What is
- * mapped anew is tracked from its first write by the page table; a device logs
- * in ranges that were given when it began, and what is mapped outside of them
- * counts as written.
+ * Nothing is lost when a mapping or a device goes: both are read before.  What
+ * is mapped anew is tracked from its first write by the page table; a device
+ * logs in ranges that were given when it began, and what is mapped outside of
+ * them counts as written.
  *
- * Kernel facts: see backends/iommufd-dirty.c; a run is cut where a mapping ends
- * and nowhere else.  A log that a device fails to report is not to be trusted
- * for what it reported before (include/uapi/linux/vfio.h).
- * QEMU 7.2: memory_global_dirty_log_start() commits a transaction after it has
- * called log_global_start, and a listener that is registered while the log is on
- * gets both as well.  So tracking begins in that commit, with all sections
- * known and nothing mapped for a device that was just attached.
+ * Kernel facts: see backends/iommufd-dirty.c; a run is cut where a mapping
+ * ends and nowhere else.  A log that a device fails to report is not to be
+ * trusted for what it reported before (include/uapi/linux/vfio.h). QEMU 7.2:
+ * memory_global_dirty_log_start() commits a transaction after it has called
+ * log_global_start, and a listener that is registered while the log is on gets
+ * both as well.  So tracking begins in that commit, with all sections known
+ * and nothing mapped for a device that was just attached.
  */
 
 #include "qemu/osdep.h"
@@ -316,8 +318,8 @@ static void vfio_dirty_add_reachable(VFIOIOAS *ioas, GArray *ranges,
 }
 
 /*
- * Where a device is to log: wherever memory is or can come in the sections that
- * are there, adjacent ones as one
+ * Where a device is to log: wherever memory is or can come in the sections
+ * that are there, adjacent ones as one
  */
 static GArray *vfio_dirty_ranges(VFIOIOAS *ioas)
 {

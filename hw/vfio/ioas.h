@@ -84,7 +84,7 @@ struct VFIOWriter {
     const char *name;
     const VFIODirtyLogOps *log; /* NULL: it does not log its writes */
     VFIOHWPT *hwpt;             /* NULL: attached to the IOAS itself */
-    GArray *logged;             /* of IOMMUFDRange: where it logs now, or NULL */
+    GArray *logged;             /* of IOMMUFDRange: where it logs, or NULL */
     QLIST_ENTRY(VFIOWriter) next;
 };
 

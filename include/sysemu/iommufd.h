@@ -7,8 +7,8 @@
  * itself or was given a descriptor (fd=).  Everything else in QEMU borrows
  * it: VFIO devices bind to it and address spaces allocate IOASes in it.
  * All ioctls on the descriptor are issued by backends/iommufd.c and
- * iommufd-dirty.c, through the wrappers declared here; nobody else calls ioctl()
- * on it.
+ * iommufd-dirty.c, through the wrappers declared here; nobody else calls
+ * ioctl() on it.
  *
  * Wrappers are silent: they return 0 or -errno, trace what happened and leave
  * reporting to the caller, who knows which device or which range it was about.

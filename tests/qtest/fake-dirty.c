@@ -4,12 +4,13 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * The model of dirty tracking in drivers/iommu/iommufd (io_pagetable.c) with
- * Intel's page tables, and of DMA logging in drivers/vfio/vfio_main.c, of Linux
- * 6.12.  An entry of a page table is 2 MiB where a mapping holds and aligns one.
+ * Intel's page tables, and of DMA logging in drivers/vfio/vfio_main.c, of
+ * Linux 6.12.  An entry of a page table is 2 MiB where a mapping holds and
+ * aligns one.
  *
- * What a caller should not do but the kernel does not refuse is logged with the
- * word "MISTAKE": a range that is not wholly mapped, one that cuts an entry, a
- * page table that does not track.
+ * What a caller should not do but the kernel does not refuse is logged with
+ * the word "MISTAKE": a range that is not wholly mapped, one that cuts an
+ * entry, a page table that does not track.
  */
 
 #include "qemu/osdep.h"

@@ -41,7 +41,7 @@
  *   vf-token N HEX       Linux 6.17, and device N wants this token (32 digits)
  *   shared-bus N DEVID   a hot reset of device N hits another function, too
  *   dma-log N MAX        device N logs its writes, in at most MAX ranges
- *   dma-log-fails N FEATURE ERRNO   of these three, VFIO_DEVICE_FEATURE_..., one
+ *   dma-log-fails N FEATURE ERRNO   the one of VFIO_DEVICE_FEATURE_DMA_LOGGING_
  *   write N IOVA LENGTH  once: device N writes to memory
  *   migration N FLAGS    device N migrates by protocol v2 (VFIO_MIGRATION_*)
  *   arc N FROM TO ERRNO END  setting state TO in FROM fails, and leaves it in

@@ -7,7 +7,8 @@
  * calc-dirty-rate has RAM's dirty log on.  What QEMU enters there is told by
  * trace events, which name the RAM block; what it asks of the kernel, by the
  * fake's log, where "lost" is what was written and never asked for, and
- * "MISTAKE" what the kernel would not have refused but not have answered either.
+ * "MISTAKE" what the kernel would not have refused but not have answered
+ * either.
  */
 
 #include "qemu/osdep.h"
@@ -19,8 +20,10 @@
 #define TRACE       " -trace vfio_ioas_dirty_* -trace vfio_ioas_written "
 #define MACHINE     "-machine q35 -nodefaults -m 256,slots=2,maxmem=1G " TRACE
 #define OBJECT      "-object iommufd,id=iommufd0,map-background=off"
-#define DEV0        " -device vfio-pci,id=hd0,host=0000:65:00.0,iommufd=iommufd0"
-#define DEV1        " -device vfio-pci,id=hd1,host=0000:65:00.1,iommufd=iommufd0"
+#define DEV0        " -device vfio-pci,id=hd0,iommufd=iommufd0," \
+                    "host=0000:65:00.0"
+#define DEV1        " -device vfio-pci,id=hd1,iommufd=iommufd0," \
+                    "host=0000:65:00.1"
 #define AT          "0x2345000"
 #define WRITE       "\nwrite 0 " AT " 8\n"
 
@@ -196,7 +199,8 @@ static void test_huge_pages_off(void)
     fake_env_control(env, "fail IOMMU_OPTION 1 22");
     error = fake_env_start_fails(env, MACHINE OBJECT ",huge-pages=off" DEV0);
     g_assert_nonnull(strstr(error, "vfio 0000:65:00.0: huge-pages=off: "
-                            "IOMMU_OPTION_HUGE_PAGES failed: Invalid argument\n"));
+                            "IOMMU_OPTION_HUGE_PAGES failed: Invalid "
+                            "argument\n"));
     fake_env_free(env);
 }
 
@@ -208,9 +212,9 @@ static void test_none(void)
     start("", MACHINE OBJECT DEV0);
     expect_dirty_by("none");
     g_assert_cmpint(measure(WRITE), >=, 255);
-    g_assert_true(is_said("warning: vfio: writes of devices to memory cannot be "
-                          "tracked (neither 0000:65:00.0 nor an IOMMU can): all "
-                          "262"));
+    g_assert_true(is_said("warning: vfio: writes of devices to memory cannot "
+                          "be tracked (neither 0000:65:00.0 nor an IOMMU "
+                          "can): all 262"));
     g_assert_true(is_said(" KiB that they can reach count as written, at each "
                           "sync\n"));
     log = take_log();
@@ -251,7 +255,8 @@ static void test_mixed(void)
     g_autofree char *writes = g_strdup_printf("%s" WRITE
                                               "write 1 0x4567000 1", control);
 
-    start(control, MACHINE OBJECT DEV0 DEV1 ",x-device-dirty-page-tracking=off");
+    start(control, MACHINE OBJECT DEV0 DEV1
+          ",x-device-dirty-page-tracking=off");
     measure(writes);
     said = fake_env_said(env);
     /* 1 page and 512, in one go */
@@ -283,13 +288,13 @@ static void test_start_fails(void)
     start("dirty 1\ndma-log 0 9\ndma-log-fails 0 6 95", MACHINE OBJECT DEV0);
     measure("dirty 1\ndma-log 0 9" WRITE);
     g_assert_true(is_said(HUGE));
-    g_assert_true(is_said("warning: vfio: VFIO_DEVICE_FEATURE_DMA_LOGGING_START "
-                          "of 0000:65:00.0: Operation not supported; the IOMMU "
+    g_assert_true(is_said("warning: vfio: VFIO_DEVICE_FEATURE_DMA_LOGGING_"
+                          "START of 0000:65:00.0: Operation not supported; the IOMMU "
                           "tracks what it writes\n"));
     end();
 }
 
-/* A sync fails: what was asked for is dirty; the log of a device is worth naught */
+/* A sync fails: what was asked for is dirty; a device's log is worth naught */
 static void test_sync_fails(void)
 {
     g_autofree char *said = NULL;
@@ -402,7 +407,8 @@ static void test_section(void)
     const uint32_t config = 0x80000000 | 2 << 11;
     g_autofree char *log = NULL;
 
-    start("dirty 1", MACHINE OBJECT DEV0 " -device bochs-display,id=vga,addr=2");
+    start("dirty 1", MACHINE OBJECT DEV0
+          " -device bochs-display,id=vga,addr=2");
     qtest_outl(qts, 0xcf8, config | 0x10);
     qtest_outl(qts, 0xcfc, 0xe0000000);
     qtest_outl(qts, 0xcf8, config | 0x18);
