@@ -57,8 +57,8 @@ void vfio_ioas_stop_bars(VFIOIOAS *ioas)
 }
 
 /*
- * Only when there are others: most guests never do peer-to-peer.  Behind a guest
- * IOMMU the base says it, which knows all devices of the VM.
+ * Only when there are others: most guests never do peer-to-peer.  Behind a
+ * guest IOMMU the base says it, which knows all devices of the VM.
  */
 static void vfio_ioas_tell_bars(VFIOIOAS *ioas)
 {

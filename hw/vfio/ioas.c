@@ -10,8 +10,8 @@
  *
  * Invariants: one IOAS per (AddressSpace, iommufd object); an HWPT is listed
  * from its allocation to its IOMMU_DESTROY, and has at least one user or is the
- * keeper; the memory listener is registered exactly while a device is attached, so RAM is
- * pinned only for devices.
+ * keeper; the memory listener is registered exactly while a device is attached,
+ * so RAM is pinned only for devices.
  *
  * Kernel facts: IOVA ranges may change with every attach and detach (6.2); a
  * mapping that already exists in a range makes an attach fail that would take

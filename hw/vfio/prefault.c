@@ -91,7 +91,7 @@ static int vfio_prefault_take(VFIOPrefault *p, uint64_t *vaddr, uint64_t *size)
 static void vfio_prefault_piece(const VFIOPrefaultRange *r, uint64_t vaddr,
                                 uint64_t size)
 {
-#ifdef __x86_64__
+#ifdef HOST_X86_64
     /*
      * The byte keeps its value, whoever writes beside us.  Elsewhere the CPU
      * may tell of a read first, and the kernel map the page of zeroes.
