@@ -6,8 +6,8 @@
  * The model of io_pagetable.c and ioas.c of Linux 6.12 (for files: of 6.13),
  * with the same order of checks.  Memory is checked and accounted while an
  * IOAS has a page table, as the kernel pins only then: once, however many areas
- * share its pages.  Accounting is per user, so that all iommufds of the process share
- * one limit.
+ * share its pages.  Accounting is per user, so that all iommufds of the process
+ * share one limit.
  */
 
 #include "qemu/osdep.h"
