@@ -42,11 +42,8 @@ def ioctl(fd, letter, nr, data):
     return bytes(buf)
 
 
-class Iommufd:
-    HWPT_DIRTY_TRACKING = 2
-
-    def __init__(self):
-        self.fd = os.open('/dev/iommu', os.O_RDWR | os.O_CLOEXEC)
+class Descriptor:
+    """Of /dev/iommu or of a cdev, whose ioctls are of one kind."""
 
     def close(self):
         os.close(self.fd)
@@ -56,6 +53,13 @@ class Iommufd:
         fmt = '=' + fmt
         return struct.unpack(fmt, ioctl(self.fd, ';', nr, struct.pack(
             fmt, struct.calcsize(fmt), *args)))
+
+
+class Iommufd(Descriptor):
+    HWPT_DIRTY_TRACKING = 2
+
+    def __init__(self):
+        self.fd = os.open('/dev/iommu', os.O_RDWR | os.O_CLOEXEC)
 
     def destroy(self, ident):
         self.call(0x80, 'II', ident)
@@ -121,18 +125,10 @@ class Memory:
         self.map[self.start + where.start:self.start + where.stop] = data
 
 
-class Device:
+class Device(Descriptor):
     def __init__(self, bdf, iommufd):
         self.fd = os.open(cdev(bdf), os.O_RDWR | os.O_CLOEXEC)
         self.devid = self.call(118, 'IIiI', 0, iommufd.fd, 0)[3]
-
-    def close(self):
-        os.close(self.fd)
-
-    def call(self, nr, fmt, *args):
-        fmt = '=' + fmt
-        return struct.unpack(fmt, ioctl(self.fd, ';', nr, struct.pack(
-            fmt, struct.calcsize(fmt), *args)))
 
     def attach(self, pt):
         self.call(119, 'III', 0, pt)
