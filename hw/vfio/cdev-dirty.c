@@ -15,27 +15,10 @@
  */
 
 #include "qemu/osdep.h"
-#include <sys/ioctl.h>
-#include <linux/vfio.h>
 
 #include "cdev.h"
+#include "feature.h"
 #include "trace.h"
-
-static int vfio_cdev_feature(VFIOCdev *cdev, uint32_t flags, void *data,
-                             size_t size)
-{
-    g_autofree struct vfio_device_feature *feature =
-        g_malloc0(sizeof(*feature) + size);
-    int ret;
-
-    feature->argsz = sizeof(*feature) + size;
-    feature->flags = flags;
-    if (size) {
-        memcpy(feature->data, data, size);
-    }
-    ret = ioctl(cdev->fd, VFIO_DEVICE_FEATURE, feature) ? -errno : 0;
-    return ret;
-}
 
 static int vfio_cdev_log_start(VFIOWriter *writer, const GArray *ranges)
 {
@@ -56,9 +39,9 @@ static int vfio_cdev_log_start(VFIOWriter *writer, const GArray *ranges)
         out[i].iova = r->start;
         out[i].length = r->last - r->start + 1;
     }
-    ret = vfio_cdev_feature(cdev, VFIO_DEVICE_FEATURE_SET |
-                            VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
-                            &control, sizeof(control));
+    ret = vfio_device_feature(cdev->fd, VFIO_DEVICE_FEATURE_SET |
+                              VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+                              &control, sizeof(control));
     trace_vfio_cdev_log_start(cdev->name, ranges->len, ret);
     return ret;
 }
@@ -73,9 +56,9 @@ static int vfio_cdev_log_report(VFIOWriter *writer, uint64_t iova,
         .page_size = qemu_real_host_page_size(),
         .bitmap = (uintptr_t)bits,
     };
-    int ret = vfio_cdev_feature(cdev, VFIO_DEVICE_FEATURE_GET |
-                                VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
-                                &report, sizeof(report));
+    int ret = vfio_device_feature(cdev->fd, VFIO_DEVICE_FEATURE_GET |
+                                  VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT,
+                                  &report, sizeof(report));
 
     trace_vfio_cdev_log_report(cdev->name, iova, size, ret);
     return ret;
@@ -84,8 +67,9 @@ static int vfio_cdev_log_report(VFIOWriter *writer, uint64_t iova,
 static void vfio_cdev_log_stop(VFIOWriter *writer)
 {
     VFIOCdev *cdev = container_of(writer, VFIOCdev, writer);
-    int ret = vfio_cdev_feature(cdev, VFIO_DEVICE_FEATURE_SET |
-                                VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP, NULL, 0);
+    int ret = vfio_device_feature(cdev->fd, VFIO_DEVICE_FEATURE_SET |
+                                  VFIO_DEVICE_FEATURE_DMA_LOGGING_STOP, NULL,
+                                  0);
 
     trace_vfio_cdev_log_stop(cdev->name, ret);
 }
@@ -99,10 +83,10 @@ static const VFIODirtyLogOps vfio_cdev_log_ops = {
 void vfio_cdev_add_writer(VFIOCdev *cdev)
 {
     bool logs = cdev->vbasedev->device_dirty_page_tracking != ON_OFF_AUTO_OFF &&
-                !vfio_cdev_feature(cdev, VFIO_DEVICE_FEATURE_PROBE |
-                                   VFIO_DEVICE_FEATURE_SET |
-                                   VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
-                                   NULL, 0);
+                !vfio_device_feature(cdev->fd, VFIO_DEVICE_FEATURE_PROBE |
+                                     VFIO_DEVICE_FEATURE_SET |
+                                     VFIO_DEVICE_FEATURE_DMA_LOGGING_START,
+                                     NULL, 0);
 
     cdev->writer.name = cdev->name;
     cdev->writer.log = logs ? &vfio_cdev_log_ops : NULL;

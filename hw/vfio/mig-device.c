@@ -20,6 +20,7 @@
 #include "qemu/osdep.h"
 #include <sys/ioctl.h>
 
+#include "feature.h"
 #include "mig.h"
 #include "hw/qdev-core.h"
 #include "qapi/error.h"
@@ -107,22 +108,6 @@ const char *vfio_mig_state_str(VFIOMigState state)
     return state < VFIO_DEVICE_STATE_NR ? names[state] : "an unknown state";
 }
 
-int vfio_mig_feature(VFIODevice *vbasedev, uint32_t flags, void *data,
-                     size_t size)
-{
-    uint64_t room[(sizeof(struct vfio_device_feature) + 16) / 8];
-    struct vfio_device_feature *feature = (void *)room;
-    int ret;
-
-    assert(size <= 16);
-    feature->argsz = sizeof(*feature) + size;
-    feature->flags = flags;
-    memcpy(feature->data, data, size);
-    ret = ioctl(vbasedev->fd, VFIO_DEVICE_FEATURE, feature) ? -errno : 0;
-    memcpy(data, feature->data, size);
-    return ret;
-}
-
 static bool state_sends(VFIOMigState state)
 {
     return state == S(PRE_COPY) || state == S(PRE_COPY_P2P) ||
@@ -207,9 +192,9 @@ void vfio_mig_refresh(VFIOMig *m)
 {
     struct vfio_device_feature_mig_state now = { .device_state = S(ERROR) };
 
-    if (vfio_mig_feature(m->vbasedev, VFIO_DEVICE_FEATURE_GET |
-                         VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
-                         &now, sizeof(now)) ||
+    if (vfio_device_feature(m->vbasedev->fd, VFIO_DEVICE_FEATURE_GET |
+                            VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
+                            &now, sizeof(now)) ||
         now.device_state >= VFIO_DEVICE_STATE_NR) {
         now.device_state = S(ERROR);
     }
@@ -227,9 +212,9 @@ static int set_state(VFIOMig *m, VFIOMigState state, Error **errp)
     VFIOMigState from = m->state;
     int ret;
 
-    ret = vfio_mig_feature(m->vbasedev, VFIO_DEVICE_FEATURE_SET |
-                           VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
-                           &set, sizeof(set));
+    ret = vfio_device_feature(m->vbasedev->fd, VFIO_DEVICE_FEATURE_SET |
+                              VFIO_DEVICE_FEATURE_MIG_DEVICE_STATE,
+                              &set, sizeof(set));
     if (!ret) {
         bool wants = (state_sends(state) && !state_sends(from)) ||
                      state == S(RESUMING);

@@ -19,6 +19,7 @@
 
 #include "mig.h"
 #include "cdev.h"
+#include "feature.h"
 #include "hw/qdev-core.h"
 #include "hw/vmstate-if.h"
 #include "migration/blocker.h"
@@ -131,9 +132,9 @@ static void ask_stop_copy(VFIOMig *m)
 {
     struct vfio_device_feature_mig_data_size size = {};
 
-    if (!vfio_mig_feature(m->vbasedev, VFIO_DEVICE_FEATURE_GET |
-                          VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
-                          &size, sizeof(size))) {
+    if (!vfio_device_feature(m->vbasedev->fd, VFIO_DEVICE_FEATURE_GET |
+                             VFIO_DEVICE_FEATURE_MIG_DATA_SIZE,
+                             &size, sizeof(size))) {
         m->stop_copy_bytes = MIN(size.stop_copy_length, INT64_MAX / 1024);
     }
 }
@@ -405,9 +406,9 @@ bool vfio_mig_realize(VFIODevice *vbasedev, Error **errp)
         error_setg(&why, "migration is switched off (enable-migration=off)");
         return block(vbasedev, why, errp);
     }
-    ret = vfio_mig_feature(vbasedev, VFIO_DEVICE_FEATURE_GET |
-                           VFIO_DEVICE_FEATURE_MIGRATION, &offer,
-                           sizeof(offer));
+    ret = vfio_device_feature(vbasedev->fd, VFIO_DEVICE_FEATURE_GET |
+                              VFIO_DEVICE_FEATURE_MIGRATION, &offer,
+                              sizeof(offer));
     if (!ret && !(offer.flags & VFIO_MIGRATION_STOP_COPY)) {
         ret = -EOPNOTSUPP;
     }

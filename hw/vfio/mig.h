@@ -128,13 +128,6 @@ void vfio_mig_refresh(VFIOMig *m);
  */
 int vfio_mig_reset(VFIOMig *m, Error **errp);
 
-/**
- * vfio_mig_feature - VFIO_DEVICE_FEATURE with @size bytes of data, at most 16
- * @flags: the feature and GET, SET or PROBE.  Returns 0 or -errno.
- */
-int vfio_mig_feature(VFIODevice *vbasedev, uint32_t flags, void *data,
-                     size_t size);
-
 /* Is there a session that sends? */
 bool vfio_mig_in_session(const VFIOMig *m);
 const char *vfio_mig_state_str(VFIOMigState state);
