@@ -75,28 +75,42 @@ static char *vfio_cdev_explain_bind(VFIOCdev *cdev, int ret)
     }
 }
 
-static bool vfio_cdev_bind(VFIOCdev *cdev, Error **errp)
+int vfio_cdev_bind_fd(int fd, IOMMUFDBackend *be, const QemuUUID *token,
+                      uint32_t *devid)
+{
+    struct vfio_cdev_bind bind = {
+        .v1.argsz = token ? sizeof(bind) : sizeof(bind.v1),
+        .v1.flags = token ? VFIO_DEVICE_BIND_FLAG_TOKEN : 0,
+        .v1.iommufd = be->fd,
+        .token_uuid_ptr = (uintptr_t)token,
+    };
+    int ret = ioctl(fd, VFIO_DEVICE_BIND_IOMMUFD, &bind) ? -errno : 0;
+
+    *devid = bind.v1.out_devid;
+    return ret;
+}
+
+static int vfio_cdev_bind(VFIOCdev *cdev)
 {
     QemuUUID *token = &cdev->vbasedev->vf_token;
-    bool with_token = !qemu_uuid_is_null(token);
-    struct vfio_cdev_bind bind = {
-        .v1.argsz = with_token ? sizeof(bind) : sizeof(bind.v1),
-        .v1.flags = with_token ? VFIO_DEVICE_BIND_FLAG_TOKEN : 0,
-        .v1.iommufd = cdev->be->fd,
-        .token_uuid_ptr = (uintptr_t)token->data,
-    };
-    int ret = ioctl(cdev->fd, VFIO_DEVICE_BIND_IOMMUFD, &bind) ? -errno : 0;
+
+    return vfio_cdev_bind_fd(cdev->fd, cdev->be,
+                             qemu_uuid_is_null(token) ? NULL : token,
+                             &cdev->devid);
+}
+
+/* BIND has been made, by vfio_cdev_bind() or early */
+static bool vfio_cdev_bound(VFIOCdev *cdev, int ret, Error **errp)
+{
     g_autofree char *why = NULL;
 
-    trace_vfio_cdev_bind(cdev->name, cdev->fd, cdev->be->fd,
-                         bind.v1.out_devid, ret);
+    trace_vfio_cdev_bind(cdev->name, cdev->fd, cdev->be->fd, cdev->devid, ret);
     if (ret) {
         why = vfio_cdev_explain_bind(cdev, ret);
         error_setg(errp, "VFIO_DEVICE_BIND_IOMMUFD failed: %s: %s",
                    strerror(-ret), why);
         return false;
     }
-    cdev->devid = bind.v1.out_devid;
     /* Only close() unbinds: from here on a passed descriptor is ours */
     g_clear_pointer(&cdev->vbasedev->passed, g_free);
     return true;
@@ -375,6 +389,7 @@ static bool vfio_cdev_setup(VFIOCdev *cdev, AddressSpace *as, Error **errp)
 {
     VFIODevice *vbasedev = cdev->vbasedev;
     VFIOCdev *other;
+    int fd = -1, ret;
 
     cdev->mdev = vfio_cdev_is_mdev(vbasedev->sysfsdev);
     cdev->node = vfio_cdev_node(vbasedev->sysfsdev, &cdev->rdev, errp);
@@ -391,15 +406,22 @@ static bool vfio_cdev_setup(VFIOCdev *cdev, AddressSpace *as, Error **errp)
         return false;
     }
 
-    cdev->fd = vbasedev->passed ? vfio_cdev_use_passed(cdev, errp)
-                                : vfio_cdev_open(cdev->node, cdev->rdev, errp);
-    if (cdev->fd < 0) {
-        return false;
+    if (vbasedev->passed) {
+        fd = vfio_cdev_use_passed(cdev, errp);
+        if (fd < 0) {
+            return false;
+        }
     }
-    if (!vfio_kvm_device_add_fd(cdev->fd, &cdev->in_kvm, errp)) {
-        return false;
+    if (!vfio_early_take(cdev, &ret)) {
+        cdev->fd = vbasedev->passed ? fd : vfio_cdev_open(cdev->node,
+                                                          cdev->rdev, errp);
+        if (cdev->fd < 0 ||
+            !vfio_kvm_device_add_fd(cdev->fd, &cdev->in_kvm, errp)) {
+            return false;
+        }
+        ret = vfio_cdev_bind(cdev);
     }
-    return vfio_cdev_bind(cdev, errp) &&
+    return vfio_cdev_bound(cdev, ret, errp) &&
            vfio_cdev_get_info(cdev, errp) &&
            vfio_cdev_attach_ioas(cdev, as, errp);
 }

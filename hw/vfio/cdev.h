@@ -4,6 +4,7 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  *   cdev.c           open, tell KVM, bind, attach, and back; system reset
+ *   cdev-early.c     bind before the machine is made
  *   cdev-identify.c  which node belongs to a device, and why there is none
  *   cdev-dirty.c     who tracks what the device writes
  *   cdev-gate.c      PCI: no DMA before the guest enables bus mastering
@@ -154,6 +155,29 @@ VFIODirtyBy vfio_cdev_dirty_by(const VFIOCdev *cdev);
  * vfio_cdev_add_writer - the device was attached: have its writes tracked
  */
 void vfio_cdev_add_writer(VFIOCdev *cdev);
+
+/**
+ * vfio_cdev_bind_fd - VFIO_DEVICE_BIND_IOMMUFD
+ * @token: of a VF, or NULL
+ * @devid: what the device is called in @be from then on
+ *
+ * Returns 0 or -errno, which vfio_cdev_attach() puts into words.  The kernel
+ * resets a PCI device meanwhile: 100 ms and more.  Without the BQL, too.
+ */
+int vfio_cdev_bind_fd(int fd, IOMMUFDBackend *be, const QemuUUID *token,
+                      uint32_t *devid);
+
+/* cdev-early.c */
+
+/**
+ * vfio_early_take - was the device bound early?
+ * @cdev: with rdev, be and vbasedev set
+ * @ret: 0 or -errno of BIND
+ *
+ * If so waits for that, if need be, sets fd, in_kvm and devid of @cdev, which
+ * owns them from then on, and returns true.
+ */
+bool vfio_early_take(VFIOCdev *cdev, int *ret);
 
 /* cdev-gate.c */
 

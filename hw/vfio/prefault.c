@@ -151,20 +151,27 @@ static gpointer vfio_prefault_fill_nicely(gpointer opaque)
     return vfio_prefault_fill(opaque);
 }
 
-static void vfio_prefault_add_threads(VFIOPrefault *p, GThreadFunc fill)
+GThread *vfio_thread_try_new(const char *name, GThreadFunc func, void *opaque)
 {
-    guint len = p->threads->len + p->count;
     sigset_t all, old;
     GThread *thread;
 
-    /* Signals are for the threads that QEMU chose for them */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
+    thread = g_thread_try_new(name, func, opaque, NULL);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    return thread;
+}
+
+static void vfio_prefault_add_threads(VFIOPrefault *p, GThreadFunc fill)
+{
+    guint len = p->threads->len + p->count;
+    GThread *thread;
+
     while (p->threads->len < len &&
-           (thread = g_thread_try_new("vfio-prefault", fill, p, NULL))) {
+           (thread = vfio_thread_try_new("vfio-prefault", fill, p))) {
         g_ptr_array_add(p->threads, thread);
     }
-    pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
 VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,

@@ -24,6 +24,14 @@ typedef struct VFIOPrefaultRange {
 } VFIOPrefaultRange;
 
 /**
+ * vfio_thread_try_new - start a thread that takes no signals
+ *
+ * Those are for the threads that QEMU chose for them.  NULL if the host gives
+ * none (RLIMIT_NPROC), where qemu_thread_create() would abort.
+ */
+GThread *vfio_thread_try_new(const char *name, GThreadFunc func, void *opaque);
+
+/**
  * vfio_prefault_start - begin to fill the memory
  * @ranges: GArray of VFIOPrefaultRange, copied; filled in this order
  * @threads: how many, at least 1; nice ones, see vfio_prefault_hurry()

@@ -203,3 +203,14 @@ char *fake_env_start_fails(FakeEnv *env, const char *args)
     g_assert_cmpint(WEXITSTATUS(status), ==, 1);
     return error;
 }
+
+unsigned fake_env_count(const char *log, const char *what)
+{
+    unsigned n = 0;
+
+    while ((log = strstr(log, what))) {
+        log += strlen(what);
+        n++;
+    }
+    return n;
+}

@@ -31,6 +31,7 @@ typedef struct P2P {
     FakeEnv *env;
     QTestState *qts;
     GArray *areas;              /* live now, of BARs */
+    GArray *ioases;             /* their ids, see number() */
     unsigned asked;             /* dma-bufs, since the last look */
 } P2P;
 
@@ -40,6 +41,7 @@ static void start(P2P *p, const char *control, const char *args)
     fake_env_control(p->env, control);
     p->qts = fake_env_start_heard(p->env, args);
     p->areas = g_array_new(false, false, sizeof(Area));
+    p->ioases = g_array_new(false, false, sizeof(unsigned));
 }
 
 static void quit(P2P *p)
@@ -47,6 +49,7 @@ static void quit(P2P *p)
     qtest_quit(p->qts);
     fake_env_free(p->env);
     g_array_free(p->areas, true);
+    g_array_free(p->ioases, true);
 }
 
 static void write_config(P2P *p, unsigned slot, uint8_t reg, uint32_t value)
@@ -79,6 +82,23 @@ static void drop(GArray *areas, unsigned ioas, uint64_t iova, uint64_t length)
             g_array_remove_index(areas, i--);
         }
     }
+}
+
+/*
+ * IOASes by the order in which they are seen first, from 2 on: their ids depend
+ * on how many devices are bound by then.
+ */
+static unsigned number(P2P *p, unsigned ioas)
+{
+    guint i;
+
+    for (i = 0; i < p->ioases->len; i++) {
+        if (g_array_index(p->ioases, unsigned, i) == ioas) {
+            return i + 2;
+        }
+    }
+    g_array_append_val(p->ioases, ioas);
+    return i + 2;
 }
 
 static void follow(P2P *p, const char *line)
@@ -125,7 +145,7 @@ static void expect(P2P *p, const char *expected)
         Area *a = &g_array_index(p->areas, Area, i);
 
         g_string_append_printf(live, "%s%u:%u@%" PRIx64 "%s", i ? " " : "",
-                               a->ioas, a->device, a->iova,
+                               number(p, a->ioas), a->device, a->iova,
                                a->revoked ? " (revoked)" : "");
     }
     g_assert_cmpstr(live->str, ==, expected);

@@ -1,0 +1,240 @@
+/*
+ * Device side of VFIO over iommufd: bind before the machine is made
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * The kernel resets a PCI device when it is bound, which takes 100 ms and more
+ * for each, in one ioctl.  Nothing of it depends on the machine.  So for each
+ * -device vfio-pci,iommufd= the cdev is opened, told to KVM and bound in a
+ * thread of its own as soon as there are accelerators and objects; the devices
+ * are reset side by side, while the machine is made, and realize finds them
+ * bound (vfio_early_take()).
+ *
+ * Owns: the descriptors and threads of devices that are not realized yet.  What
+ * nobody has taken when all devices of the command line are there is closed.
+ *
+ * It is done for what is plain: one of host=, sysfsdev= and fd= by number.
+ * With anything else, or if a step before BIND fails, realize does it all and
+ * says what is wrong.  If BIND fails, realize is given the errno.
+ *
+ * A thread makes one ioctl and touches nothing else; the rest has the BQL.
+ *
+ * Kernel facts (Linux 6.6 on): BIND waits for the reset with a lock that only
+ * devices share which cannot be reset one by one (a slot or bus), so others go
+ * on at the same time.
+ */
+
+#include "qemu/osdep.h"
+
+#include "cdev.h"
+#include "hw/qdev-early.h"
+#include "prefault.h"
+#include "qapi/qmp/qnum.h"
+#include "qapi/qmp/qstring.h"
+#include "qemu/cutils.h"
+#include "sysemu/sysemu.h"
+#include "trace.h"
+
+typedef struct VFIOEarly {
+    IOMMUFDBackend *be;
+    IOMMUFDUser user;
+    dev_t rdev;
+    int fd;
+    bool passed;                /* by fd=: its owner's until it is bound */
+    bool in_kvm;
+    GThread *thread;            /* makes the ioctl; NULL: it was made */
+    uint32_t devid;
+    int ret;                    /* of BIND */
+    QLIST_ENTRY(VFIOEarly) next;
+} VFIOEarly;
+
+static QLIST_HEAD(, VFIOEarly) vfio_early =
+    QLIST_HEAD_INITIALIZER(vfio_early);
+
+static gpointer vfio_early_bind(gpointer opaque)
+{
+    VFIOEarly *e = opaque;
+
+    e->ret = vfio_cdev_bind_fd(e->fd, e->be, NULL, &e->devid);
+    return NULL;
+}
+
+/* Wait for the thread, and let go of all but the descriptor */
+static void vfio_early_end(VFIOEarly *e)
+{
+    if (e->thread) {
+        g_thread_join(e->thread);
+    }
+    trace_vfio_cdev_early(e->fd, e->devid, e->ret);
+    QLIST_REMOVE(e, next);
+    iommufd_backend_put(e->be, &e->user);
+}
+
+static void vfio_early_drop(VFIOEarly *e)
+{
+    vfio_early_end(e);
+    if (e->in_kvm) {
+        vfio_kvm_device_del_fd(e->fd);
+    }
+    if (!e->passed || !e->ret) {
+        close(e->fd);
+    }
+    g_free(e);
+}
+
+/* All devices of the command line are there */
+static void vfio_early_machine_done(Notifier *n, void *opaque)
+{
+    VFIOEarly *e, *tmp;
+
+    QLIST_FOREACH_SAFE(e, &vfio_early, next, tmp) {
+        vfio_early_drop(e);
+    }
+}
+
+static Notifier vfio_early_notifier = { .notify = vfio_early_machine_done };
+
+bool vfio_early_take(VFIOCdev *cdev, int *ret)
+{
+    VFIOPassedFD *passed = cdev->vbasedev->passed;
+    VFIOEarly *e;
+
+    QLIST_FOREACH(e, &vfio_early, next) {
+        if (e->rdev == cdev->rdev) {
+            break;
+        }
+    }
+    if (!e) {
+        return false;
+    }
+    /* Options that it has from elsewhere (-global) may say something else */
+    if (e->be != cdev->be || e->passed != !!passed ||
+        (passed && passed->fd != e->fd) ||
+        !qemu_uuid_is_null(&cdev->vbasedev->vf_token)) {
+        vfio_early_drop(e);
+        return false;
+    }
+    vfio_early_end(e);
+    cdev->fd = e->fd;
+    cdev->in_kvm = e->in_kvm;
+    cdev->devid = e->devid;
+    *ret = e->ret;
+    g_free(e);
+    return true;
+}
+
+/* The descriptor that fd= gives by its number, or -1 */
+static int vfio_early_fd(const QDict *options)
+{
+    QObject *value = qdict_get(options, "fd");
+    QString *string = qobject_to(QString, value);
+    QNum *num = qobject_to(QNum, value);
+    int64_t n = -1;
+    int fd = -1;
+
+    if (string) {
+        fd = qemu_parse_fd(qstring_get_str(string));
+    } else if (num && qnum_get_try_int(num, &n) && n >= 0 && n <= INT_MAX) {
+        fd = n;
+    }
+    return fd;
+}
+
+/* The device in sysfs, if it is clear which one is meant, and @fd */
+static char *vfio_early_sysfsdev(const QDict *options, int *fd)
+{
+    const char *host = qdict_get_try_str(options, "host");
+    const char *sysfsdev = qdict_get_try_str(options, "sysfsdev");
+
+    *fd = -1;
+    if (!!host + !!sysfsdev + qdict_haskey(options, "fd") != 1) {
+        return NULL;
+    }
+    if (host) {
+        /* 65:00.0 or 0000:65:00.0 */
+        return g_strdup_printf("/sys/bus/pci/devices/%s%s",
+                               strchr(host, ':') == strrchr(host, ':') ?
+                               "0000:" : "", host);
+    }
+    if (sysfsdev) {
+        return g_strdup(sysfsdev);
+    }
+    *fd = vfio_early_fd(options);
+    return *fd < 0 ? NULL : vfio_cdev_sysfsdev(*fd);
+}
+
+static bool vfio_early_has(dev_t rdev)
+{
+    VFIOEarly *e;
+
+    QLIST_FOREACH(e, &vfio_early, next) {
+        if (e->rdev == rdev) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void vfio_early_begin(const QDict *options)
+{
+    const char *id = qdict_get_try_str(options, "id");
+    const char *iommufd = qdict_get_try_str(options, "iommufd");
+    g_autofree char *sysfsdev = NULL;
+    g_autofree char *node = NULL;
+    g_autofree char *user = NULL;
+    bool in_kvm, passed;
+    Object *be = NULL;
+    VFIOEarly *e;
+    dev_t rdev;
+    int fd;
+
+    /* A primary of a failover waits for the guest to ask for it */
+    if (!iommufd || qdict_haskey(options, "failover_pair_id") ||
+        qdict_haskey(options, "vf-token")) {
+        return;
+    }
+    be = object_resolve_path_type(iommufd, TYPE_IOMMUFD_BACKEND, NULL);
+    sysfsdev = be ? vfio_early_sysfsdev(options, &fd) : NULL;
+    if (!sysfsdev || vfio_cdev_is_mdev(sysfsdev)) {
+        return;
+    }
+    node = vfio_cdev_node(sysfsdev, &rdev, NULL);
+    if (!node || vfio_early_has(rdev)) {
+        return;
+    }
+    passed = fd >= 0;
+    if (!passed) {
+        fd = vfio_cdev_open(node, rdev, NULL);
+    }
+    if (fd < 0 || !vfio_kvm_device_add_fd(fd, &in_kvm, NULL)) {
+        if (!passed && fd >= 0) {
+            close(fd);
+        }
+        return;
+    }
+
+    if (QLIST_EMPTY(&vfio_early)) {
+        qemu_add_machine_init_done_notifier(&vfio_early_notifier);
+    }
+    e = g_new0(VFIOEarly, 1);
+    e->be = IOMMUFD_BACKEND(be);
+    e->rdev = rdev;
+    e->fd = fd;
+    e->passed = passed;
+    e->in_kvm = in_kvm;
+    user = g_strdup_printf("device '%s'", id ?: sysfsdev);
+    iommufd_backend_get(e->be, &e->user, user);
+    QLIST_INSERT_HEAD(&vfio_early, e, next);
+    e->thread = vfio_thread_try_new("vfio-early", vfio_early_bind, e);
+    if (!e->thread) {
+        vfio_early_bind(e);
+    }
+}
+
+static void vfio_early_register(void)
+{
+    qdev_register_early("vfio-pci", vfio_early_begin);
+    qdev_register_early("vfio-pci-nohotplug", vfio_early_begin);
+}
+
+type_init(vfio_early_register)

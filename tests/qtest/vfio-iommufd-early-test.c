@@ -1,0 +1,128 @@
+/*
+ * QTest testcase for devices that are bound before the machine is made
+ *
+ * SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * By the log of the fake kernel (fake-iommufd.h): what was opened and bound
+ * when, and what was let go.  That real devices are reset side by side is
+ * shown by tests/host/start.
+ */
+
+#include "qemu/osdep.h"
+#include "fake-iommufd-env.h"
+
+#define BDF0    "0000:65:00.0"
+#define BDF1    "0000:65:00.1"
+#define PC      "-machine pc -m 64 -nodefaults -object iommufd,id=iommufd0 "
+#define DEVICE  "-device vfio-pci,iommufd=iommufd0,"
+#define OPEN0   "open /dev/vfio/devices/vfio0 = "
+#define OPEN1   "open /dev/vfio/devices/vfio1 = "
+#define GONE0   "gone /dev/vfio/devices/vfio0 mapped=0\n"
+#define BIND    "VFIO_DEVICE_BIND_IOMMUFD "
+#define TOKEN   "2ab74924-c335-45f4-9b16-8569e5b08258"
+
+static int at(const char *log, const char *what)
+{
+    const char *found = strstr(log, what);
+
+    return found ? found - log : -1;
+}
+
+typedef struct Row {
+    const char *name, *control, *args;
+    bool early;                 /* every cdev is open before the first IOAS */
+    unsigned open0, open1, bind, gone0;
+} Row;
+
+static const Row rows[] = {
+    { "one", "", DEVICE "host=" BDF0, true, 1, 0, 1, 0 },
+    { "short-address", "", DEVICE "host=65:00.0", true, 1, 0, 1, 0 },
+    { "two", "", DEVICE "host=" BDF0 " " DEVICE "host=" BDF1, true, 1, 1, 2 },
+    { "two-json", "", "-device '{\"driver\":\"vfio-pci\",\"host\":\"" BDF0
+      "\",\"iommufd\":\"iommufd0\"}' -device '{\"driver\":\"vfio-pci\",\"host\":"
+      "\"" BDF1 "\",\"iommufd\":\"iommufd0\"}'", true, 1, 1, 2 },
+    { "nohotplug", "", DEVICE "host=" BDF0 " -device vfio-pci-nohotplug,"
+      "iommufd=iommufd0,host=" BDF1, true, 1, 1, 2 },
+    { "token-is-not-plain", "vf-token 1 2ab74924c33545f49b168569e5b08258",
+      DEVICE "host=" BDF0 " " DEVICE "vf-token=" TOKEN ",host=" BDF1, false,
+      1, 1, 2 },
+    /* What -global says is not seen early, so it is done again */
+    { "global-token", "vf-token 0 2ab74924c33545f49b168569e5b08258",
+      "-global vfio-pci.vf-token=" TOKEN " " DEVICE "host=" BDF0, true,
+      2, 0, 2, 1 },
+    { "global-device", "", "-global vfio-pci.sysfsdev=/sys/bus/pci/devices/"
+      BDF1 " " DEVICE "host=" BDF0, true, 1, 1, 2, 1 },
+};
+
+static void test_row(const void *data)
+{
+    const Row *row = data;
+    FakeEnv *env = fake_env_new();
+    g_autofree char *args = g_strconcat(PC, row->args, NULL);
+    g_autofree char *log = NULL;
+    QTestState *qts;
+    int ioas;
+
+    fake_env_control(env, row->control);
+    qts = fake_env_start(env, args);
+    log = fake_env_take_log(env);
+    g_test_message("log: %s", log);
+    ioas = at(log, "IOMMU_IOAS_ALLOC ");
+    g_assert_cmpint(ioas, >, 0);
+    g_assert_cmpint(at(log, OPEN0) < ioas && at(log, OPEN1) < ioas, ==,
+                    row->early);
+    g_assert_cmpuint(fake_env_count(log, OPEN0), ==, row->open0);
+    g_assert_cmpuint(fake_env_count(log, OPEN1), ==, row->open1);
+    g_assert_cmpuint(fake_env_count(log, BIND), ==, row->bind);
+    g_assert_cmpuint(fake_env_count(log, GONE0), ==, row->gone0);
+    qtest_quit(qts);
+    fake_env_free(env);
+}
+
+/* It is tried once, and what is said is the same as if it had not been early */
+static void test_fails(void)
+{
+    FakeEnv *env = fake_env_new();
+    g_autofree char *error = NULL;
+    g_autofree char *log = NULL;
+
+    fake_env_control(env, "fail VFIO_DEVICE_BIND_IOMMUFD 1 19");
+    error = fake_env_start_fails(env, PC DEVICE "host=" BDF0);
+    g_assert_nonnull(strstr(error, "vfio " BDF0 ": VFIO_DEVICE_BIND_IOMMUFD "
+                            "failed: No such device: the device is going away, "
+                            "or has no IOMMU"));
+    log = fake_env_take_log(env);
+    g_assert_cmpuint(fake_env_count(log, BIND), ==, 1);
+    fake_env_free(env);
+}
+
+/* Twice the same: bound once, and refused as always */
+static void test_same(void)
+{
+    FakeEnv *env = fake_env_new();
+    g_autofree char *error =
+        fake_env_start_fails(env, PC DEVICE "host=" BDF0 " "
+                             DEVICE "host=" BDF0);
+    g_autofree char *log = fake_env_take_log(env);
+
+    g_assert_nonnull(strstr(error, "vfio " BDF0 ": device is already "
+                            "attached"));
+    g_assert_cmpuint(fake_env_count(log, BIND), ==, 1);
+    fake_env_free(env);
+}
+
+int main(int argc, char **argv)
+{
+    unsigned i;
+
+    g_test_init(&argc, &argv, NULL);
+    for (i = 0; i < ARRAY_SIZE(rows); i++) {
+        g_autofree char *path = g_strdup_printf("vfio-iommufd/early/%s",
+                                                rows[i].name);
+
+        qtest_add_data_func(path, &rows[i], test_row);
+    }
+    qtest_add_func("vfio-iommufd/early/fails", test_fails);
+    qtest_add_func("vfio-iommufd/early/same", test_same);
+    return g_test_run();
+}
