@@ -348,17 +348,30 @@ class Guest:
 
     def _nudge(self):
         """A guest under SVM under TCG misses a wake-up now and then. One that
-        says nothing for 20 s is stopped and continued, and the log tells."""
+        says nothing for 20 s is stopped and continued, and the log tells.
+        Unless it was us who forgot it: a vCPU held for RAM that is there."""
         size, now = os.path.getsize(self.console), time.monotonic()
         if size != self.said:
             self.said, self.said_at = size, now
         elif now - self.said_at > 20:
-            print('# the guest was silent for 20 s: stop, cont', flush=True)
+            held, pending = self._held()
+            check(not held or pending, 'a vCPU is held, and nothing is pending')
+            print(f'# the guest was silent for 20 s (held: {held}, {pending} bytes pending): '
+                  'stop, cont', flush=True)
             self.said_at = now
-            for name, event in (('stop', 'STOP'), ('cont', 'RESUME')):
-                self.qmp.cmd(name)
-                self.qmp.event(event)
+            self.qmp.cmd('stop')
+            self.qmp.event('STOP')
+            where = self.qmp.cmd('human-monitor-command', command_line='info registers -a')
+            print('# it was at ' + ' '.join(re.findall(r'[ER]IP=\w+|HLT=\d', where)), flush=True)
+            self.qmp.cmd('cont')
+            self.qmp.event('RESUME')
         return True
+
+    def _held(self):
+        """Does a vCPU wait for RAM, and how many bytes are pending?"""
+        objects = self.qmp.try_cmd('query-iommufd').get('return', [])
+        return (any(d['waiting'] for o in objects for d in o['devices']),
+                sum(i['pending-bytes'] for o in objects for i in o['ioases']))
 
     def _agent_answers(self):
         if self.agent:
