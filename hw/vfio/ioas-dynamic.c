@@ -5,9 +5,10 @@
  *
  * Some sections of an address space are not mapped as a whole: what a guest
  * IOMMU translates and which parts of a virtio-mem device are plugged changes
- * at run time, announced by an IOMMUNotifier or a RamDiscardListener.
+ * at run time, announced by an IOMMUNotifier (ioas-giommu.c) or a
+ * RamDiscardListener.
  *
- * Owns: the registration with that source and, per section, the tree of the
+ * Owns: the registration with the latter and, per section, the tree of the
  * pieces that are mapped (one entry per kernel mapping).
  * Borrows: the section, whose MemoryRegion the listener references.
  *
@@ -17,17 +18,13 @@
  * mapped, Linux does not: IOMMU_IOAS_UNMAP answers ENOENT and the mapping
  * stays live) replaces the mapping by what is left of it.
  *
- * Called with the BQL held; the notifier of a guest IOMMU also takes RCU.
+ * Called with the BQL held.
  */
 
 #include "qemu/osdep.h"
 
-#include "ioas.h"
-#include "exec/address-spaces.h"
-#include "qapi/error.h"
+#include "ioas-dynamic.h"
 #include "qemu/error-report.h"
-#include "qemu/iova-tree.h"
-#include "qemu/rcu.h"
 #include "trace.h"
 
 /* The tree, in which what overlaps is equal: iova-tree.c without detours */
@@ -49,7 +46,7 @@ static const DMAMap *vfio_piece_find(VFIOIOASSection *s, hwaddr iova,
     return g_tree_lookup(s->pieces, &range);
 }
 
-static int vfio_piece_map(VFIOIOASSection *s, const DMAMap *piece)
+int vfio_piece_map(VFIOIOASSection *s, const DMAMap *piece)
 {
     const DMAMap *have = g_tree_lookup(s->pieces, piece);
     DMAMap *new;
@@ -189,8 +186,7 @@ static int vfio_piece_unmap(VFIOIOASSection *s, hwaddr iova, hwaddr last)
     return ret ?: vfio_piece_unmap_whole(s, iova, last);
 }
 
-static void vfio_piece_unmap_or_report(VFIOIOASSection *s,
-                                       hwaddr iova, hwaddr last)
+void vfio_piece_unmap_or_report(VFIOIOASSection *s, hwaddr iova, hwaddr last)
 {
     int ret = vfio_piece_unmap(s, iova, last);
 
@@ -199,156 +195,6 @@ static void vfio_piece_unmap_or_report(VFIOIOASSection *s,
                      "] ('%s') failed: %s", iova, last,
                      memory_region_name(s->mr), strerror(-ret));
     }
-}
-
-/* Guest IOMMU */
-
-/*
- * The root of a device's address space belongs to the guest IOMMU, whose
- * properties say what the guest will be told of it.
- */
-bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp)
-{
-    Object *giommu = memory_region_owner(ioas->as->root);
-    int bits = 0, host;
-
-    if (!ioas->base || !giommu) {
-        return true;
-    }
-    if (object_property_find(giommu, "caching-mode") &&
-        !object_property_get_bool(giommu, "caching-mode", NULL)) {
-        error_setg(errp, "guest IOMMU '%s' does not tell what the guest maps: "
-                   "give it caching-mode=on", object_get_typename(giommu));
-        return false;
-    }
-    if (object_property_find(giommu, "aw-bits")) {
-        bits = object_property_get_uint(giommu, "aw-bits", NULL);
-    }
-    host = ioas->nr_ranges ? 64 - clz64(ioas->ranges[ioas->nr_ranges - 1].last)
-                           : 0;
-    if (bits > host) {
-        error_setg(errp, "guest IOMMU '%s' translates %d bits, the IOMMU of "
-                   "the host %d: give it a lower aw-bits",
-                   object_get_typename(giommu), bits, host);
-        return false;
-    }
-    return true;
-}
-
-/* A BAR, which the kernel cannot map */
-static bool vfio_giommu_to_bar(IOMMUTLBEntry *iotlb)
-{
-    hwaddr len = iotlb->addr_mask + 1, xlat;
-
-    return memory_region_is_ram_device(address_space_translate(
-        &address_space_memory, iotlb->translated_addr, &xlat, &len,
-        iotlb->perm & IOMMU_WO, MEMTXATTRS_UNSPECIFIED));
-}
-
-/* Memory behind a translation: false if it is none, or none to map */
-static bool vfio_giommu_target(VFIOIOASSection *s, IOMMUTLBEntry *iotlb,
-                               DMAMap *piece)
-{
-    bool read_only, discards;
-    uint64_t unused;
-    void *vaddr;
-
-    if (!memory_get_xlat_addr(iotlb, &vaddr, NULL, &read_only, &discards)) {
-        return false;           /* said why */
-    }
-    /* What the base maps is no BAR: this is asked for each I/O of a guest */
-    if (!vfio_base_finds(s->ioas, (uintptr_t)vaddr, iotlb->addr_mask + 1,
-                         read_only, &unused) && vfio_giommu_to_bar(iotlb)) {
-        return false;
-    }
-    if (discards) {
-        warn_report_once("vfio: with a guest IOMMU the guest can pin more "
-                         "memory of a virtio-mem device than is plugged; "
-                         "RLIMIT_MEMLOCK bounds it");
-    }
-    piece->translated_addr = (uintptr_t)vaddr;
-    piece->perm = read_only ? IOMMU_RO : IOMMU_RW;
-    return true;
-}
-
-/* The part of @piece that lies in the section; there is one */
-static void vfio_giommu_clip(VFIOIOASSection *s, DMAMap *piece)
-{
-    hwaddr iova = MAX(piece->iova, s->range.iova);
-    hwaddr last = MIN(piece->iova + piece->size, s->range.last);
-
-    piece->translated_addr += iova - piece->iova;
-    piece->iova = iova;
-    piece->size = last - iova;
-}
-
-static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
-{
-    VFIOIOASSection *s = container_of(n, VFIOIOASSection, notifier);
-    DMAMap piece = {
-        .iova = iotlb->iova + s->told_iova - s->offset_within_region,
-        .size = iotlb->addr_mask,
-    };
-    int ret;
-
-    if (piece.iova > s->range.last ||
-        piece.iova + piece.size < s->range.iova) {
-        return;
-    }
-    if ((iotlb->perm & IOMMU_RW) == IOMMU_NONE) {
-        vfio_piece_unmap_or_report(s, piece.iova, piece.iova + piece.size);
-        return;
-    }
-
-    if (iotlb->target_as != &address_space_memory) {
-        error_report("vfio: guest IOMMU maps to address space '%s', only "
-                     "system memory can be mapped",
-                     iotlb->target_as->name ?: "none");
-        return;
-    }
-
-    RCU_READ_LOCK_GUARD();
-    if (!vfio_giommu_target(s, iotlb, &piece)) {
-        return;
-    }
-    vfio_giommu_clip(s, &piece);
-    ret = vfio_piece_map(s, &piece);
-    if (ret == -EEXIST) {
-        /* Mapped differently before: the guest's last word counts */
-        vfio_piece_unmap_or_report(s, piece.iova, piece.iova + piece.size);
-        ret = vfio_piece_map(s, &piece);
-    }
-    if (ret) {
-        s->failed = true;
-        vfio_ioas_map_failed(s->ioas, memory_region_name(s->mr), piece.iova,
-                             piece.iova + piece.size, ret);
-    }
-}
-
-static void vfio_giommu_start(VFIOIOASSection *s)
-{
-    IOMMUMemoryRegion *iommu_mr = IOMMU_MEMORY_REGION(s->mr);
-    Error *err = NULL;
-    int idx = memory_region_iommu_attrs_to_index(iommu_mr,
-                                                 MEMTXATTRS_UNSPECIFIED);
-
-    /*
-     * Of everything, and clipped here: a guest can map a large page across the
-     * edge of a section, which memory.c takes for a bug.
-     */
-    iommu_notifier_init(&s->notifier, vfio_giommu_notify,
-                        IOMMU_NOTIFIER_IOTLB_EVENTS, 0, HWADDR_MAX, idx);
-    if (memory_region_iommu_set_page_size_mask(iommu_mr,
-                                               -s->ioas->alignment, &err) ||
-        memory_region_register_iommu_notifier(s->mr, &s->notifier, &err)) {
-        error_prepend(&err, "cannot follow the guest IOMMU '%s': ",
-                      memory_region_name(s->mr));
-        vfio_ioas_fail(s->ioas, err);
-        s->failed = true;
-        return;
-    }
-    s->active = true;
-    memory_region_iommu_replay(iommu_mr, &s->notifier);
 }
 
 /* RamDiscardManager */
@@ -489,7 +335,7 @@ void vfio_ioas_stop_dynamic(VFIOIOASSection *s)
 {
     s->active = false;
     if (s->kind == VFIO_SECTION_IOMMU) {
-        memory_region_unregister_iommu_notifier(s->mr, &s->notifier);
+        vfio_giommu_stop(s);
     } else {
         /* Tells us to discard everything that is there */
         ram_discard_manager_unregister_listener(
@@ -504,7 +350,7 @@ void vfio_ioas_retry_dynamic(VFIOIOASSection *s)
 {
     if (s->active && s->kind == VFIO_SECTION_IOMMU) {
         s->failed = false;
-        memory_region_iommu_replay(IOMMU_MEMORY_REGION(s->mr), &s->notifier);
+        vfio_giommu_replay(s);
         return;
     }
     if (s->active) {

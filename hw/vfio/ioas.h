@@ -15,8 +15,9 @@
  *   ioas-apply.c     RAM: plan and apply, now or in the background
  *   ioas-fail.c      what cannot be mapped: words and consequences
  *   ioas-bar.c       BARs of assigned devices, for DMA of the others
- *   ioas-dynamic.c   sections whose content comes and goes piece by piece:
- *                    guest IOMMUs and RamDiscardManager (virtio-mem)
+ *   ioas-dynamic.c   sections whose content comes and goes piece by piece;
+ *                    RamDiscardManager (virtio-mem)
+ *   ioas-giommu.c    the same for guest IOMMUs
  *   ioas-dirty.c     which memory devices have written, for migration
  *   ioas-query.c     what query-iommufd tells of it
  */
