@@ -444,7 +444,6 @@ static void vfio_cdev_free(VFIOCdev *cdev)
         vfio_ioas_put_hwpt(cdev->ioas, cdev->hwpt, cdev->devid);
     }
     if (cdev->ioas) {
-        vfio_ioas_forget_bars(OBJECT(cdev->vbasedev->dev));
         vfio_cdev_close_gate(cdev);
         vfio_ioas_put(cdev->ioas);
     }
@@ -525,6 +524,7 @@ void vfio_cdev_detach(VFIODevice *vbasedev)
     VFIOCdev *cdev = vbasedev->cdev;
 
     vfio_cdev_drop_fd(vbasedev);
+    vfio_ioas_forget_bars(OBJECT(vbasedev->dev));   /* a group's, too */
     if (!cdev) {
         return;
     }

@@ -18,15 +18,17 @@
  * not from the IOAS, and a new map answers ENODEV.
  *
  * So a BAR is mapped when it appears in the memory map, which is after the
- * kernel was told to decode it.  What revokes it without a change of the memory
- * map, the device side tells: vfio_ioas_refresh_bars().
+ * kernel was told to decode it.  What revokes it, and when that is over, the
+ * device side tells, vfio_ioas_revoke_bars() and vfio_ioas_refresh_bars(): for
+ * what does not change the memory map, and for what guests map by their IOMMU
+ * (ioas-peer.c).
  *
  * A device that is alone has no peers: its BARs are not mapped.
  */
 
 #include "qemu/osdep.h"
 
-#include "ioas.h"
+#include "ioas-dynamic.h"
 #include "dmabuf.h"
 #include "qemu/error-report.h"
 #include "trace.h"
@@ -56,16 +58,20 @@ void vfio_ioas_stop_bars(VFIOIOAS *ioas)
     ioas->bars = NULL;
 }
 
-/*
- * Only when there are others: most guests never do peer-to-peer.  Behind a
- * guest IOMMU the base says it, which knows all devices of the VM.
- */
+/* Whose notes?  Behind a guest IOMMU the base knows all devices of the VM */
+static VFIOIOAS *vfio_ioas_of_notes(VFIOIOAS *ioas)
+{
+    return ioas->base ?: ioas;
+}
+
+/* Only when there are others: most guests never do peer-to-peer */
 static void vfio_ioas_tell_bars(VFIOIOAS *ioas)
 {
     GHashTableIter iter;
     gpointer p;
 
-    if (ioas->users < 2 || ioas->base) {
+    ioas = vfio_ioas_of_notes(ioas);
+    if (ioas->users < 2) {
         return;
     }
     g_hash_table_iter_init(&iter, ioas->bars);
@@ -79,12 +85,12 @@ static void vfio_ioas_tell_bars(VFIOIOAS *ioas)
     }
 }
 
-static void vfio_ioas_note_bar(VFIOIOASSection *s, int ret)
+static void vfio_ioas_note_bar(VFIOIOAS *ioas, const MemoryRegion *mr, int ret)
 {
-    VFIOBarNote *note = g_hash_table_lookup(s->ioas->bars, s->mr->owner);
-    const char *name = memory_region_name(s->mr);
+    GHashTable *bars = vfio_ioas_of_notes(ioas)->bars;
+    VFIOBarNote *note = g_hash_table_lookup(bars, mr->owner);
+    const char *name = memory_region_name(mr);
 
-    s->refused = true;
     if (note) {
         return;
     }
@@ -101,34 +107,45 @@ static void vfio_ioas_note_bar(VFIOIOASSection *s, int ret)
             "cannot reach it (peer-to-peer); everything else works", name,
             strerror(-ret));
     }
-    g_hash_table_insert(s->ioas->bars, s->mr->owner, note);
+    g_hash_table_insert(bars, mr->owner, note);
+}
+
+int vfio_ioas_try_bar(VFIOIOAS *ioas, MemoryRegion *mr, hwaddr offset,
+                      const VFIOMapRange *range)
+{
+    VFIOBarNote *note = g_hash_table_lookup(vfio_ioas_of_notes(ioas)->bars,
+                                            mr->owner);
+    int fd, ret;
+
+    if (note && note->cannot) {
+        return -EOPNOTSUPP;
+    }
+    fd = ret = vfio_dmabuf_get(mr, offset, range->last - range->iova + 1);
+    if (fd >= 0) {
+        ret = vfio_ioas_map_dmabuf(ioas, range, fd);
+        close(fd);
+    }
+    trace_vfio_ioas_bar(ioas->id, memory_region_name(mr), range->iova,
+                        range->last, ret);
+    if (ret && (fd < 0 || ret != -ENODEV)) {
+        vfio_ioas_note_bar(ioas, mr, ret);
+        vfio_ioas_tell_bars(ioas);
+    }
+    /* Of the dma-buf this means for good, of its map for now */
+    return fd < 0 && ret == -ENODEV ? -ENXIO : ret;
 }
 
 void vfio_ioas_map_bar(VFIOIOASSection *s)
 {
-    VFIOIOAS *ioas = s->ioas;
-    VFIOBarNote *note = g_hash_table_lookup(ioas->bars, s->mr->owner);
-    int fd, ret;
+    int ret;
 
-    if (s->refused || s->mr->owner == ioas->alone || (note && note->cannot)) {
+    if (s->refused || s->mr->owner == s->ioas->alone) {
         return;
     }
-    fd = ret = vfio_dmabuf_get(s->mr, s->offset_within_region +
-                               (s->range.iova - s->told_iova),
-                               s->range.last - s->range.iova + 1);
-    if (fd < 0) {
-        vfio_ioas_note_bar(s, ret);
-    } else {
-        ret = vfio_ioas_map_dmabuf(ioas, &s->range, fd);
-        close(fd);
-        s->active = !ret;
-        if (ret && ret != -ENODEV) {
-            vfio_ioas_note_bar(s, ret);
-        }
-    }
-    trace_vfio_ioas_bar(ioas->id, memory_region_name(s->mr), s->range.iova,
-                        s->range.last, ret < 0 ? ret : 0);
-    vfio_ioas_tell_bars(ioas);
+    ret = vfio_ioas_try_bar(s->ioas, s->mr, s->offset_within_region +
+                            (s->range.iova - s->told_iova), &s->range);
+    s->active = !ret;
+    s->refused = ret && ret != -ENODEV;
 }
 
 void vfio_ioas_unmap_bar(VFIOIOASSection *s)
@@ -146,46 +163,72 @@ void vfio_ioas_unmap_bar(VFIOIOASSection *s)
     s->active = false;
 }
 
-static void vfio_ioas_refresh(VFIOIOAS *ioas, Object *owner, bool revoked)
+static bool vfio_ioas_is_bar(const VFIOIOASSection *s, const Object *owner)
 {
-    guint i;
-
-    for (i = 0; ioas->sections && i < ioas->sections->len; i++) {
-        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
-
-        if (s->kind != VFIO_SECTION_BAR || s->gone ||
-            (owner && s->mr->owner != owner)) {
-            continue;
-        }
-        if (s->active && revoked) {
-            vfio_ioas_unmap_bar(s);
-        }
-        if (!s->active) {
-            vfio_ioas_map_bar(s);
-        }
-    }
+    return s->kind == VFIO_SECTION_BAR && !s->gone &&
+           (!owner || s->mr->owner == owner);
 }
 
 void vfio_ioas_map_bars(VFIOIOAS *ioas)
 {
-    vfio_ioas_refresh(ioas, NULL, false);
+    guint i;
+
+    for (i = 0; i < ioas->sections->len; i++) {
+        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+        if (vfio_ioas_is_bar(s, NULL) && !s->active) {
+            vfio_ioas_map_bar(s);
+        }
+    }
     vfio_ioas_tell_bars(ioas);
 }
 
-void vfio_ioas_refresh_bars(Object *owner, bool revoked)
+void vfio_ioas_revoke_bars(Object *owner)
 {
     VFIOIOAS *ioas;
+    guint i;
 
     QLIST_FOREACH(ioas, &vfio_ioases, next) {
-        vfio_ioas_refresh(ioas, owner, revoked);
+        for (i = 0; ioas->sections && i < ioas->sections->len; i++) {
+            VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+            vfio_peer_revoke(s, owner);
+            if (vfio_ioas_is_bar(s, owner) && s->active) {
+                vfio_ioas_unmap_bar(s);
+            }
+        }
+    }
+}
+
+void vfio_ioas_refresh_bars(Object *owner)
+{
+    VFIOIOAS *ioas;
+    guint i;
+
+    QLIST_FOREACH(ioas, &vfio_ioases, next) {
+        for (i = 0; ioas->sections && i < ioas->sections->len; i++) {
+            VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+            vfio_peer_refresh(s, owner);
+            if (vfio_ioas_is_bar(s, owner) && !s->active) {
+                vfio_ioas_map_bar(s);
+            }
+        }
     }
 }
 
 void vfio_ioas_forget_bars(Object *owner)
 {
     VFIOIOAS *ioas;
+    guint i;
 
+    if (!owner) {
+        return;                 /* it never came to be */
+    }
     QLIST_FOREACH(ioas, &vfio_ioases, next) {
+        for (i = 0; ioas->sections && i < ioas->sections->len; i++) {
+            vfio_peer_forget(g_ptr_array_index(ioas->sections, i), owner);
+        }
         if (ioas->bars) {
             g_hash_table_remove(ioas->bars, owner);
         }

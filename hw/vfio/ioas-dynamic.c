@@ -9,7 +9,8 @@
  * RamDiscardListener.
  *
  * Owns: the registration with the latter and, per section, the tree of the
- * pieces that are mapped (one entry per kernel mapping).
+ * pieces that are mapped (one entry per kernel mapping).  What a guest maps of
+ * BARs is not among them, see ioas-peer.c.
  * Borrows: the section, whose MemoryRegion the listener references.
  *
  * Invariants: entries of the tree and the kernel's mappings in the section's
@@ -161,12 +162,15 @@ static int vfio_piece_split(VFIOIOASSection *s, hwaddr iova)
 static int vfio_piece_unmap(VFIOIOASSection *s, hwaddr iova, hwaddr last)
 {
     const DMAMap *have;
-    int ret;
+    int ret, peers = 0;
 
     iova = MAX(iova, s->range.iova);
     last = MIN(last, s->range.last);
     if (iova > last) {
         return 0;
+    }
+    if (s->peers) {
+        peers = vfio_peer_unmap(s, iova, last);
     }
 
     have = vfio_piece_find(s, iova, iova);
@@ -176,14 +180,22 @@ static int vfio_piece_unmap(VFIOIOASSection *s, hwaddr iova, hwaddr last)
         if (!ret) {
             g_tree_remove(s->pieces, have);
         }
-        return ret;
+        return ret ?: peers;
     }
 
     ret = vfio_piece_split(s, iova);
     if (!ret && last != UINT64_MAX) {
         ret = vfio_piece_split(s, last + 1);
     }
-    return ret ?: vfio_piece_unmap_whole(s, iova, last);
+    ret = ret ?: vfio_piece_unmap_whole(s, iova, last);
+    return ret ?: peers;
+}
+
+void vfio_piece_report(VFIOIOASSection *s, hwaddr iova, hwaddr last, int ret)
+{
+    error_report("vfio: unmapping [0x%" HWADDR_PRIx ", 0x%" HWADDR_PRIx
+                 "] ('%s') failed: %s", iova, last, memory_region_name(s->mr),
+                 strerror(-ret));
 }
 
 void vfio_piece_unmap_or_report(VFIOIOASSection *s, hwaddr iova, hwaddr last)
@@ -191,9 +203,7 @@ void vfio_piece_unmap_or_report(VFIOIOASSection *s, hwaddr iova, hwaddr last)
     int ret = vfio_piece_unmap(s, iova, last);
 
     if (ret) {
-        error_report("vfio: unmapping [0x%" HWADDR_PRIx ", 0x%" HWADDR_PRIx
-                     "] ('%s') failed: %s", iova, last,
-                     memory_region_name(s->mr), strerror(-ret));
+        vfio_piece_report(s, iova, last, ret);
     }
 }
 

@@ -23,10 +23,38 @@ int vfio_piece_map(VFIOIOASSection *s, const DMAMap *piece);
 
 /**
  * vfio_piece_unmap_or_report - unmap what is mapped in [@iova, @last]
+ * vfio_piece_report - say that it failed
  *
- * Of a piece that crosses an edge the rest stays mapped.
+ * RAM and BARs.  Of a piece that crosses an edge the rest stays mapped.
  */
 void vfio_piece_unmap_or_report(VFIOIOASSection *s, hwaddr iova, hwaddr last);
+void vfio_piece_report(VFIOIOASSection *s, hwaddr iova, hwaddr last, int ret);
+
+/**
+ * vfio_peer_map - map a piece of a BAR, inside of the section
+ * @piece: translated_addr is the offset in @bar
+ *
+ * What was mapped there goes.  If the kernel cannot map it nothing happens but
+ * what vfio_ioas_try_bar() does; if it cannot now, vfio_peer_refresh() will.
+ */
+void vfio_peer_map(VFIOIOASSection *s, const DMAMap *piece, MemoryRegion *bar);
+
+/**
+ * vfio_peer_unmap - unmap the pieces of BARs in [@iova, @last]
+ *
+ * Of a piece that crosses an edge the rest is mapped anew.  Returns 0, or as
+ * vfio_ioas_unmap(): then something stays.
+ */
+int vfio_peer_unmap(VFIOIOASSection *s, hwaddr iova, hwaddr last);
+
+/**
+ * vfio_peer_revoke - pieces of the BARs of @owner have to be mapped anew
+ * vfio_peer_refresh - as far as the kernel can now, map them
+ * vfio_peer_forget - the device goes away, and its pieces
+ */
+void vfio_peer_revoke(VFIOIOASSection *s, Object *owner);
+void vfio_peer_refresh(VFIOIOASSection *s, Object *owner);
+void vfio_peer_forget(VFIOIOASSection *s, Object *owner);
 
 /**
  * vfio_giommu_start - listen to the guest IOMMU, and map what it maps now

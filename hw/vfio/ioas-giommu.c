@@ -4,7 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * What a guest IOMMU translates is a section of the device's address space, and
- * what the guest maps there are its pieces (ioas-dynamic.c).
+ * what the guest maps there are its pieces: of RAM (ioas-dynamic.c), and of BARs
+ * of assigned devices (ioas-peer.c).
  *
  * Owns: the registration with the guest IOMMU.  Borrows: the section.
  *
@@ -51,51 +52,135 @@ bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp)
     return true;
 }
 
-/* A BAR, which the kernel cannot map */
-static bool vfio_giommu_to_bar(IOMMUTLBEntry *iotlb)
+/* The part of @piece that lies in the section; false if there is none */
+static bool vfio_giommu_clip(VFIOIOASSection *s, DMAMap *piece)
 {
-    hwaddr len = iotlb->addr_mask + 1, xlat;
+    hwaddr iova = MAX(piece->iova, s->range.iova);
+    hwaddr last = MIN(piece->iova + piece->size, s->range.last);
 
-    return memory_region_is_ram_device(address_space_translate(
-        &address_space_memory, iotlb->translated_addr, &xlat, &len,
-        iotlb->perm & IOMMU_WO, MEMTXATTRS_UNSPECIFIED));
+    if (iova > last) {
+        return false;
+    }
+    piece->translated_addr += iova - piece->iova;
+    piece->iova = iova;
+    piece->size = last - iova;
+    return true;
 }
 
-/* Memory behind a translation: false if it is none, or none to map */
-static bool vfio_giommu_target(VFIOIOASSection *s, IOMMUTLBEntry *iotlb,
-                               DMAMap *piece)
+static void vfio_giommu_map_ram(VFIOIOASSection *s, const DMAMap *piece)
 {
-    bool read_only, discards;
-    uint64_t unused;
-    void *vaddr;
+    hwaddr last = piece->iova + piece->size;
+    int ret = vfio_piece_map(s, piece);
 
-    if (!memory_get_xlat_addr(iotlb, &vaddr, NULL, &read_only, &discards)) {
-        return false;           /* said why */
+    if (ret == -EEXIST) {
+        /* Mapped differently before: the guest's last word counts */
+        vfio_piece_unmap_or_report(s, piece->iova, last);
+        ret = vfio_piece_map(s, piece);
     }
-    /* What the base maps is no BAR: this is asked for each I/O of a guest */
-    if (!vfio_base_finds(s->ioas, (uintptr_t)vaddr, iotlb->addr_mask + 1,
-                         read_only, &unused) && vfio_giommu_to_bar(iotlb)) {
-        return false;
+    if (ret) {
+        s->failed = true;
+        vfio_ioas_map_failed(s->ioas, memory_region_name(s->mr), piece->iova,
+                             last, ret);
+    }
+}
+
+/* @piece is memory of @mr from @offset on; RAM, perhaps of a device */
+static void vfio_giommu_map_part(VFIOIOASSection *s, MemoryRegion *mr,
+                                 hwaddr offset, DMAMap piece)
+{
+    if (memory_region_is_ram_device(mr)) {
+        piece.translated_addr = offset;
+        if (vfio_giommu_clip(s, &piece)) {
+            vfio_peer_map(s, &piece, mr);
+        }
+        return;
+    }
+    piece.translated_addr = (uintptr_t)memory_region_get_ram_ptr(mr) + offset;
+    if (vfio_giommu_clip(s, &piece)) {
+        if (s->peers) {
+            vfio_peer_unmap(s, piece.iova, piece.iova + piece.size);
+        }
+        vfio_giommu_map_ram(s, &piece);
+    }
+}
+
+static IOMMUAccessFlags vfio_giommu_perm(const IOMMUTLBEntry *iotlb,
+                                         bool readonly)
+{
+    return iotlb->perm & IOMMU_WO && !readonly ? IOMMU_RW : IOMMU_RO;
+}
+
+/*
+ * A large page of the guest may show more than one thing: a BAR and what is
+ * beside it, the page of an MSI-X table within it, a window of the firmware in
+ * RAM.  Each part that is whole pages of memory is mapped; false if there is
+ * none.  Blocks of virtio-mem are aligned to more than that and left out.
+ */
+static bool vfio_giommu_map_parts(VFIOIOASSection *s,
+                                  const IOMMUTLBEntry *iotlb,
+                                  const DMAMap *whole)
+{
+    hwaddr at = iotlb->translated_addr, last = at + iotlb->addr_mask;
+    hwaddr page = qemu_real_host_page_size();
+    bool found = false;
+
+    do {
+        MemoryRegionSection sec = memory_region_find(
+            address_space_memory.root, at, last - at + 1);
+        hwaddr first = sec.offset_within_address_space;
+        hwaddr start = ROUND_UP(first, page), end;
+        hwaddr offset = sec.offset_within_region + (start - first);
+
+        if (!sec.mr) {
+            break;
+        }
+        at = first + int128_get64(sec.size);
+        end = QEMU_ALIGN_DOWN(at, page);
+        if (start < end && offset % page == 0 &&
+            memory_region_is_ram(sec.mr) &&
+            !memory_region_has_ram_discard_manager(sec.mr)) {
+            DMAMap part = {
+                .iova = whole->iova + (start - iotlb->translated_addr),
+                .size = end - start - 1,
+                .perm = vfio_giommu_perm(iotlb, sec.readonly),
+            };
+
+            vfio_giommu_map_part(s, sec.mr, offset, part);
+            found = true;
+        }
+        memory_region_unref(sec.mr);
+    } while (at && at <= last);
+    return found;
+}
+
+/* As memory_get_xlat_addr(), which says it if there is nothing to map */
+static void vfio_giommu_map(VFIOIOASSection *s, IOMMUTLBEntry *iotlb,
+                            DMAMap *piece)
+{
+    hwaddr len = iotlb->addr_mask + 1, offset;
+    bool discards = false, whole;
+    MemoryRegion *mr = address_space_translate(&address_space_memory,
+                                               iotlb->translated_addr, &offset,
+                                               &len, iotlb->perm & IOMMU_WO,
+                                               MEMTXATTRS_UNSPECIFIED);
+
+    whole = memory_region_is_ram(mr) && len == iotlb->addr_mask + 1;
+    if (whole) {
+        discards = memory_region_has_ram_discard_manager(mr);
+    } else if (vfio_giommu_map_parts(s, iotlb, piece)) {
+        return;
+    }
+    if ((!whole || discards) &&
+        !memory_get_xlat_addr(iotlb, NULL, NULL, NULL, &discards)) {
+        return;
     }
     if (discards) {
         warn_report_once("vfio: with a guest IOMMU the guest can pin more "
                          "memory of a virtio-mem device than is plugged; "
                          "RLIMIT_MEMLOCK bounds it");
     }
-    piece->translated_addr = (uintptr_t)vaddr;
-    piece->perm = read_only ? IOMMU_RO : IOMMU_RW;
-    return true;
-}
-
-/* The part of @piece that lies in the section; there is one */
-static void vfio_giommu_clip(VFIOIOASSection *s, DMAMap *piece)
-{
-    hwaddr iova = MAX(piece->iova, s->range.iova);
-    hwaddr last = MIN(piece->iova + piece->size, s->range.last);
-
-    piece->translated_addr += iova - piece->iova;
-    piece->iova = iova;
-    piece->size = last - iova;
+    piece->perm = vfio_giommu_perm(iotlb, mr->readonly);
+    vfio_giommu_map_part(s, mr, offset, *piece);
 }
 
 static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
@@ -105,7 +190,6 @@ static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
         .iova = iotlb->iova + s->told_iova - s->offset_within_region,
         .size = iotlb->addr_mask,
     };
-    int ret;
 
     if (piece.iova > s->range.last ||
         piece.iova + piece.size < s->range.iova) {
@@ -124,21 +208,7 @@ static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
     }
 
     RCU_READ_LOCK_GUARD();
-    if (!vfio_giommu_target(s, iotlb, &piece)) {
-        return;
-    }
-    vfio_giommu_clip(s, &piece);
-    ret = vfio_piece_map(s, &piece);
-    if (ret == -EEXIST) {
-        /* Mapped differently before: the guest's last word counts */
-        vfio_piece_unmap_or_report(s, piece.iova, piece.iova + piece.size);
-        ret = vfio_piece_map(s, &piece);
-    }
-    if (ret) {
-        s->failed = true;
-        vfio_ioas_map_failed(s->ioas, memory_region_name(s->mr), piece.iova,
-                             piece.iova + piece.size, ret);
-    }
+    vfio_giommu_map(s, iotlb, &piece);
 }
 
 void vfio_giommu_start(VFIOIOASSection *s)

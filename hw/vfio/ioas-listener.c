@@ -33,6 +33,9 @@ static void vfio_ioas_section_free(gpointer p)
     if (s->pieces) {
         g_tree_unref(s->pieces);
     }
+    if (s->peers) {
+        g_tree_unref(s->peers);
+    }
     memory_region_unref(s->mr);
     g_free(s);
 }

@@ -18,6 +18,7 @@
  *   ioas-dynamic.c   sections whose content comes and goes piece by piece;
  *                    RamDiscardManager (virtio-mem)
  *   ioas-giommu.c    the same for guest IOMMUs
+ *   ioas-peer.c      what guests map of BARs by those
  *   ioas-dirty.c     which memory devices have written, for migration
  *   ioas-query.c     what query-iommufd tells of it
  */
@@ -114,6 +115,7 @@ typedef struct VFIOIOASSection {
     bool refused;               /* BAR: it cannot be mapped */
     bool gone;                  /* region_del was seen, commit was not */
     GTree *pieces;              /* dynamic kinds: DMAMaps of what is mapped */
+    GTree *peers;               /* VFIO_SECTION_IOMMU: BARs, or NULL */
     IOMMUNotifier notifier;             /* VFIO_SECTION_IOMMU */
     RamDiscardListener discard;         /* VFIO_SECTION_DISCARD */
     uint64_t granularity;               /* VFIO_SECTION_DISCARD, bytes */
@@ -256,18 +258,21 @@ void vfio_ioas_close(VFIOIOAS *ioas);
 bool vfio_ioas_ready(VFIOIOAS *ioas);
 
 /**
- * vfio_ioas_refresh_bars - the kernel may map a device's BARs again
+ * vfio_ioas_revoke_bars - the kernel has dropped what was mapped of a device
+ * vfio_ioas_refresh_bars - it may map the device's BARs again
  * @owner: the device, as its MemoryRegions know it
- * @revoked: it has dropped what was mapped
  *
- * For what happens to a device without a change of the memory map: the kernel
- * revokes a dma-buf for the time in which the device has no memory, and what
- * was mapped must be mapped anew.  In all IOASes.
+ * The kernel revokes a dma-buf for the time in which the device has no memory,
+ * and what was mapped must be mapped anew.  In all IOASes.
  */
-void vfio_ioas_refresh_bars(Object *owner, bool revoked);
+void vfio_ioas_revoke_bars(Object *owner);
+void vfio_ioas_refresh_bars(Object *owner);
 
 /**
- * vfio_ioas_forget_bars - the device goes away: what was said of its BARs
+ * vfio_ioas_forget_bars - a device of whatever kind goes away: what was said of
+ * its BARs, and what is mapped of them behind guest IOMMUs
+ *
+ * Its MemoryRegions may be gone already.
  */
 void vfio_ioas_forget_bars(Object *owner);
 
@@ -438,6 +443,16 @@ bool vfio_ioas_exceeds_memlock(uint64_t bytes);
 
 /**
  * vfio_ioas_start_bars, vfio_ioas_stop_bars - the notes of what was said
+ * vfio_ioas_try_bar - map a part of a BAR, and say once if it cannot be
+ * @range: where; host-page aligned, as @offset in @mr is
+ *
+ * Returns 0; -ENODEV: its device has no memory now; -EOPNOTSUPP: no BAR of this
+ * device can be mapped; or another -errno.
+ */
+int vfio_ioas_try_bar(VFIOIOAS *ioas, MemoryRegion *mr, hwaddr offset,
+                      const VFIOMapRange *range);
+
+/**
  * vfio_ioas_map_bar - map a BAR for other devices, if it can be
  * vfio_ioas_unmap_bar - the reverse
  * vfio_ioas_map_bars - map those that are not, and say which ones cannot be

@@ -3,7 +3,7 @@
 
 It starts within a second, on every kernel, and places devices where it likes.
 
-  Machine   a pc with assigned devices, each in a slot of its first bus
+  Machine   a pc or q35 with assigned devices, each in a slot of its first bus
   Edu       drives an edu device in it: DMA from anywhere to anywhere
 """
 import os
@@ -22,7 +22,7 @@ class Machine:
     """devices are (slot, bdf) or (slot, bdf, id of the iommufd object)"""
 
     def __init__(self, variant, devices=(), args=(), log_ioctls=False, fail=None,
-                 iommufd='', qemu=QEMU, mem='64M', accel='qtest'):
+                 iommufd='', qemu=QEMU, mem='64M', accel='qtest', machine='pc'):
         self.variant = variant
         self.dir = tempfile.TemporaryDirectory()
         path = self.dir.name
@@ -34,8 +34,8 @@ class Machine:
             IoctlLog.fail(self.ioctl_log, *fail)
         if variant != 'group':
             args = ['-object', 'iommufd,id=iommufd0' + iommufd, *args]
-        words = [qemu, '-nodefaults', '-no-user-config', '-display', 'none', '-machine', 'pc',
-                 '-m', mem, '-accel', accel, '-qtest-log', 'none',
+        words = [qemu, '-nodefaults', '-no-user-config', '-display', 'none', '-machine',
+                 machine, '-m', mem, '-accel', accel, '-qtest-log', 'none',
                  '-qtest', f'unix:{path}/qtest,server=on,wait=off',
                  '-qmp', f'unix:{path}/qmp,server=on,wait=off', *args]
         for d in devices:
@@ -153,17 +153,18 @@ class Edu:
             self.start(src, dst, size, run)
             self.wait()
 
-    def copies(self, there=RAM + 0x2000, size=4):
+    def copies(self, there=RAM + 0x2000, size=4, iova=None):
         """RAM to there by DMA, where the CPU sees it; and back by DMA."""
+        iova = there if iova is None else iova
         ask = self.machine.ask
         Edu.seed = Edu.seed * 5 + 1 & 0xffff
         want = [self.seed + i for i in range(0, size, 4)]
         for i, value in enumerate(want):
             ask(f'writel {RAM + 4 * i:#x} {value:#x}')
             ask(f'writel {RAM + 0x1000 + 4 * i:#x} 0')
-        self.copy(RAM, there, size)
+        self.copy(RAM, iova, size)
         equal([ask(f'readl {there + 4 * i:#x}') for i in range(len(want))], want,
               'what the CPU sees')
-        self.copy(there, RAM + 0x1000, size)
+        self.copy(iova, RAM + 0x1000, size)
         equal([ask(f'readl {RAM + 0x1000 + 4 * i:#x}') for i in range(len(want))], want,
               'what came back')

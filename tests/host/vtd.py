@@ -27,10 +27,35 @@ def pinned(pid):
     return int(re.search(r'VmPin:\s+(\d+)', read(f'/proc/{pid}/status'))[1]) / 1024
 
 
-class Bare:
-    """A machine with intel-iommu and no guest; edu is device 5."""
-    ROOT, CONTEXT, L3, L2, L1, LARGE = (MIB + i * 4096 for i in range(6))
+class Tables:
+    """Page tables of intel-iommu, for a machine that has cmd()."""
+    ROOT, CONTEXT, L3, L2, L1, LARGE = (4 * MIB + i * 4096 for i in range(6))
 
+    def put(self, address, *quads):
+        for i, value in enumerate(quads):
+            self.cmd(f'writeq {address + 8 * i:#x} {value:#x}')
+
+    def translate(self):
+        """Tables with nothing in them, one domain for all slots; IOMMU on."""
+        self.cmd(f'memset {self.ROOT:#x} {6 * 4096} 0')
+        self.put(self.ROOT, self.CONTEXT | 1)
+        for slot in self.slots:
+            self.put(self.CONTEXT + slot * 128, self.L3 | 1, 1 << 8 | 1)
+        self.put(self.L3, self.L2 | 3)
+        self.put(self.L2, self.L1 | 3)
+        self.put(VTD + 0x20, self.ROOT)
+        self.cmd(f'writel {VTD + 0x18:#x} {1 << 30:#x}')
+        self.cmd(f'writel {VTD + 0x18:#x} {1 << 31:#x}')
+
+    def flush(self):
+        self.put(VTD + 0xf8, 1 << 63 | 1 << 60)
+
+    def flush_context(self):
+        self.put(VTD + 0x28, 1 << 63 | 1 << 61)
+
+
+class Bare(Tables):
+    """A machine with intel-iommu and no guest; edu is device 5."""
     def __init__(self, variant, devices, iommu='caching-mode=on', mem='256M', qemu=QEMU,
                  iommufd='iommufd,id=iommufd0', limit=None):
         self.dir = tempfile.mkdtemp()
@@ -76,10 +101,6 @@ class Bare:
         check(answer and answer[0] == 'OK', line[:60], answer)
         return answer[1] if len(answer) > 1 else ''
 
-    def put(self, address, *quads):
-        for i, value in enumerate(quads):
-            self.cmd(f'writeq {address + 8 * i:#x} {value:#x}')
-
     def load(self, address, data):
         self.cmd(f'write {address:#x} {len(data)} 0x{data.hex()}')
 
@@ -100,24 +121,6 @@ class Bare:
         self.put(BAR + 0x80, *((inside, iova) if to_ram else (iova, inside)), SIZE,
                  1 | 2 * to_ram)
         wait(lambda: not int(self.cmd(f'readq {BAR + 0x98:#x}'), 16) & 1, 10, 'DMA')
-
-    def translate(self):
-        """Tables with nothing in them, one domain for all; IOMMU on."""
-        self.cmd(f'memset {self.ROOT:#x} {6 * 4096} 0')
-        self.put(self.ROOT, self.CONTEXT | 1)
-        for slot in self.slots:
-            self.put(self.CONTEXT + slot * 128, self.L3 | 1, 1 << 8 | 1)
-        self.put(self.L3, self.L2 | 3)
-        self.put(self.L2, self.L1 | 3)
-        self.put(VTD + 0x20, self.ROOT)
-        self.cmd(f'writel {VTD + 0x18:#x} {1 << 30:#x}')
-        self.cmd(f'writel {VTD + 0x18:#x} {1 << 31:#x}')
-
-    def flush(self):
-        self.put(VTD + 0xf8, 1 << 63 | 1 << 60)
-
-    def flush_context(self):
-        self.put(VTD + 0x28, 1 << 63 | 1 << 61)
 
     def live(self):
         """Bytes of the copies that are there."""
