@@ -5,7 +5,7 @@
   Memory    anonymous memory of this process, of pages of 4 KiB or 2 MiB
   Device    a bound cdev; its registers are read and written through its regions
   Migration, DmaLog   features of a Device
-  DmaTest   the Device that QEMU's dma-test is
+  DmaTest   the Device that QEMU's dma-test is; DmaProgram, for another way to it
 
 An ioctl that fails is an OSError. Structs are those of Linux's
 include/uapi/linux/iommufd.h and vfio.h, written with struct.pack.
@@ -238,27 +238,13 @@ class DmaLog:
         return bits.pages()
 
 
-class DmaTest(Device):
-    """A dma-test device: docs/devel/dma-test.rst."""
-    ID, DRIVER = '1234:11e9', 'dma-test-vfio'
+class DmaProgram:
+    """How a dma-test is told what to write (docs/devel/dma-test.rst): for whoever
+    has get() and put() of its registers."""
     RUN, COPY, BUSY, FAULT, DONE = 1, 2, 1, 2, 4
     CONTROL, STATUS, INTERVAL, BURST, LIMIT = 0x08, 0x10, 0x18, 0x20, 0x28
     SEQUENCE, IRQ_EVERY, NRANGES, RAISE, RANGES = 0x30, 0x38, 0x40, 0x48, 0x100
     UNIT = 64
-
-    @staticmethod
-    def load_driver():
-        """Insert the module that prepare_driver() left."""
-        finit_module = 313
-        with open(f'/run/lab/{MODULE}', 'rb') as f:
-            if LIBC.syscall(finit_module, f.fileno(), b'', 0):
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-    def get(self, reg):
-        return self.rd(reg, '=Q')
-
-    def put(self, reg, value):
-        self.wr(reg, value, '=Q')
 
     def run(self, ranges, limit=0, interval=1000000, burst=8, first=0, every=0,
             control=0):
@@ -283,3 +269,22 @@ class DmaTest(Device):
     @classmethod
     def pattern(cls, number):
         return struct.pack('=8Q', *(number << 3 | i for i in range(cls.UNIT // 8)))
+
+
+class DmaTest(DmaProgram, Device):
+    """A dma-test device on the lab host."""
+    ID, DRIVER = '1234:11e9', 'dma-test-vfio'
+
+    @staticmethod
+    def load_driver():
+        """Insert the module that prepare_driver() left."""
+        finit_module = 313
+        with open(f'/run/lab/{MODULE}', 'rb') as f:
+            if LIBC.syscall(finit_module, f.fileno(), b'', 0):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def get(self, reg):
+        return self.rd(reg, '=Q')
+
+    def put(self, reg, value):
+        self.wr(reg, value, '=Q')
