@@ -315,10 +315,22 @@ static const SaveVMHandlers handlers = {
 
 /* --- Which devices --- */
 
-/* Does anything tell which memory the device has written? */
+/* Groups: does the container say that memory was written?  Since Linux 5.8 */
+static bool writes_are_reported(VFIODevice *vbasedev)
+{
+    return !vbasedev->group ||
+           vbasedev->group->container->dirty_pages_supported;
+}
+
+/*
+ * Does anything tell which memory the device has written?  Groups: type1 knows
+ * what the driver of a mdev pins; with an IOMMU, all that is mapped counts as
+ * written (vfio_iova_dirty_bitmap() of Linux 6.12).
+ */
 static bool writes_are_known(VFIODevice *vbasedev)
 {
-    return vbasedev->group ? vbasedev->group->container->dirty_pages_supported
+    return vbasedev->group ? writes_are_reported(vbasedev) &&
+                             vfio_cdev_is_mdev(vbasedev->sysfsdev)
                            : vfio_cdev_dirty_by(vbasedev->cdev) !=
                              VFIO_DIRTY_BY_NONE;
 }
@@ -419,10 +431,11 @@ bool vfio_mig_realize(VFIODevice *vbasedev, Error **errp)
         error_setg(&why, "the host's driver cannot migrate the device "
                    "(VFIO_DEVICE_FEATURE_MIGRATION: %s)", strerror(-ret));
     } else if (!writes_are_known(vbasedev)) {
-        /* Groups: type1 knows since Linux 5.8 */
+        bool sendable = writes_are_reported(vbasedev);
+
         error_setg(&why, "nothing reports which memory the device writes%s",
-                   vbasedev->group ? "" : UNKNOWN_WRITES);
-        if (vbasedev->cdev && vbasedev->migratable == ON_OFF_AUTO_ON) {
+                   sendable ? UNKNOWN_WRITES : "");
+        if (sendable && vbasedev->migratable == ON_OFF_AUTO_ON) {
             warn_reportf_err(why, "vfio %s: ", vbasedev->name);
             why = NULL;
         }
