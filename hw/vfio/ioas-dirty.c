@@ -498,12 +498,28 @@ void vfio_ioas_del_writer(VFIOIOAS *ioas, VFIOWriter *w)
 
 /* Sync */
 
+/*
+ * Nobody tracks, so all counts as written once the devices were stopped, in
+ * whatever sync that is: are those before of no use?
+ */
+static bool vfio_dirty_can_wait(VFIOIOAS *ioas)
+{
+    VFIOWriter *w;
+
+    QLIST_FOREACH(w, &ioas->writers, next) {
+        if (!w->later || !w->later()) {
+            return false;
+        }
+    }
+    return true;
+}
+
 void vfio_ioas_dirty_sync(VFIOIOAS *ioas, uint64_t first, uint64_t last)
 {
     VFIODirty *d = ioas->dirty;
     const VFIOMapRange *synced;
 
-    if (!d) {
+    if (!d || (d->all && vfio_dirty_can_wait(ioas))) {
         return;
     }
     /* At or below the one before: another sync begins */

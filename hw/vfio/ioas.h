@@ -6,8 +6,9 @@
  * There is one VFIOIOAS per pair of AddressSpace and iommufd object.  All
  * devices of the pair share its mappings.  This side knows guest memory and
  * the iommufd; it does not know PCI, sysfs or KVM.  The device side (cdev.c)
- * calls it; it calls back only who waits in VFIOIOAS.ready, and a device that
- * logs its own writes (VFIOWriter.log).
+ * calls it; it calls back only who waits in VFIOIOAS.ready, a device that logs
+ * its own writes (VFIOWriter.log), and migration, whether a sync matters to it
+ * (VFIOWriter.later).
  *
  *   ioas.c           the kernel's IOAS and HWPTs, IOVA ranges, life cycle
  *   ioas-base.c      memory that one IOAS pins and others copy
@@ -87,6 +88,11 @@ struct VFIOWriter {
     const VFIODirtyLogOps *log; /* NULL: it does not log its writes */
     VFIOHWPT *hwpt;             /* NULL: attached to the IOAS itself */
     GArray *logged;             /* of IOMMUFDRange: where it logs, or NULL */
+    /*
+     * If nobody tracks: may a sync leave out what it writes, as another comes
+     * when it was stopped?  NULL: no.  Migration sets it (mig.h).
+     */
+    bool (*later)(void);
     QLIST_ENTRY(VFIOWriter) next;
 };
 

@@ -120,6 +120,7 @@ static void save_cleanup(void *opaque)
         g_free(m->buf);
         m->buf = NULL;
     }
+    vfio_mig_writes_reset();
     if (ret && !m->failed) {
         vfio_mig_cannot_run(m, err);
     } else {
@@ -164,7 +165,8 @@ static void save_live_pending(QEMUFile *f, void *opaque, uint64_t threshold,
                !ioctl(m->data_fd, VFIO_MIG_GET_PRECOPY_INFO, &info)) {
         left = MAX(left, MIN(info.dirty_bytes, INT64_MAX / 1024));
         if (info.initial_bytes && !m->drained) {
-            left += MIN(info.initial_bytes, INT64_MAX / 1024) + threshold;
+            left += MIN(info.initial_bytes, INT64_MAX / 1024);
+            left += vfio_mig_writes_unknown() ? 0 : threshold;
         }
     }
     trace_vfio_mig_pending(m->vbasedev->name, left, m->stop_copy_bytes,
@@ -377,13 +379,15 @@ static bool block(VFIODevice *vbasedev, Error *why, Error **errp)
     return true;
 }
 
-static bool start(VFIODevice *vbasedev, uint64_t flags, Error **errp)
+static bool start(VFIODevice *vbasedev, uint64_t flags, bool untracked,
+                  Error **errp)
 {
     VFIOMig *m = g_new0(VFIOMig, 1);
     g_autofree char *oid = NULL, *id = NULL;
 
     m->vbasedev = m->v1.vbasedev = vbasedev;
     m->flags = flags;
+    m->untracked = untracked;
     m->data_fd = -1;
     m->state = VFIO_DEVICE_STATE_RUNNING;
     qemu_mutex_init(&m->lock);
@@ -404,6 +408,9 @@ static bool start(VFIODevice *vbasedev, uint64_t flags, Error **errp)
     register_savevm_live(id, VMSTATE_INSTANCE_ID_ANY, VFIO_MIG_VERSION,
                          &handlers, m);
     vbasedev->migration = &m->v1;
+    if (vbasedev->cdev) {
+        vbasedev->cdev->writer.later = vfio_mig_writes_later;
+    }
     trace_vfio_mig_realize(vbasedev->name, flags);
     return true;
 }
@@ -412,6 +419,7 @@ bool vfio_mig_realize(VFIODevice *vbasedev, Error **errp)
 {
     struct vfio_device_feature_migration offer = {};
     Error *why = NULL;
+    bool untracked = false;
     int ret;
 
     if (vbasedev->migratable == ON_OFF_AUTO_OFF) {
@@ -431,17 +439,16 @@ bool vfio_mig_realize(VFIODevice *vbasedev, Error **errp)
         error_setg(&why, "the host's driver cannot migrate the device "
                    "(VFIO_DEVICE_FEATURE_MIGRATION: %s)", strerror(-ret));
     } else if (!writes_are_known(vbasedev)) {
-        bool sendable = writes_are_reported(vbasedev);
-
+        untracked = writes_are_reported(vbasedev);
         error_setg(&why, "nothing reports which memory the device writes%s",
-                   sendable ? UNKNOWN_WRITES : "");
-        if (sendable && vbasedev->migratable == ON_OFF_AUTO_ON) {
+                   untracked ? UNKNOWN_WRITES : "");
+        if (untracked && vbasedev->migratable == ON_OFF_AUTO_ON) {
             warn_reportf_err(why, "vfio %s: ", vbasedev->name);
             why = NULL;
         }
     }
     if (!why) {
-        return start(vbasedev, offer.flags, errp);
+        return start(vbasedev, offer.flags, untracked, errp);
     }
     if (vbasedev->migratable == ON_OFF_AUTO_ON) {
         error_propagate(errp, why);
@@ -463,6 +470,9 @@ void vfio_mig_unrealize(VFIODevice *vbasedev)
         return;
     }
     vbasedev->migration = NULL;
+    if (vbasedev->cdev) {
+        vbasedev->cdev->writer.later = NULL;
+    }
     unregister_savevm(VMSTATE_IF(vbasedev->dev), "vfio", m);
     vfio_mig_vm_exit(m);
     QLIST_REMOVE(m, next);

@@ -6,6 +6,7 @@
  *   mig-device.c  the states of one device, as the kernel keeps them
  *   mig-vm.c      what they have to be while the VM runs, stops and starts
  *   mig-stream.c  what is written to and read from the migration stream
+ *   mig-writes.c  when nobody tracks what the devices write
  *   mig.c         which devices can migrate; SaveVMHandlers
  *
  * Protocol v1 is in migration.c and is only offered by kernels before 5.18.
@@ -35,6 +36,7 @@ typedef struct VFIOMig {
     uint64_t flags;             /* VFIO_MIGRATION_* of the driver */
     VMChangeStateEntry *vm_early, *vm_late;
     QLIST_ENTRY(VFIOMig) next;
+    bool untracked;             /* nobody tells what it writes, as of start */
 
     /* while a VM is loaded, in its coroutine */
     bool loading;
@@ -169,5 +171,26 @@ ssize_t vfio_mig_put_data(VFIOMig *m, QEMUFile *f, Error **errp);
  * vfio_mig_get - take one section's records, up to its end
  */
 int vfio_mig_get(VFIOMig *m, QEMUFile *f, Error **errp);
+
+/* mig-writes.c */
+
+/**
+ * vfio_mig_writes_later - may this sync leave out what devices write?
+ *
+ * For a sync in which all memory would count as written because nobody tracks,
+ * with the BQL.  True only if another sync will come after the devices were
+ * stopped, for which this is false; and, while the VM runs, if downtime-limit
+ * allows for sending all memory then.
+ */
+bool vfio_mig_writes_later(void);
+
+/* The same for a container; false unless it has such a device */
+bool vfio_mig_container_writes_later(const VFIOContainer *container);
+
+/* Was it asked, in this migration?  Also without the BQL */
+bool vfio_mig_writes_unknown(void);
+
+/* A migration has ended */
+void vfio_mig_writes_reset(void);
 
 #endif

@@ -9,6 +9,7 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/units.h"
 #include "qapi/qmp/qdict.h"
 #include "qapi/qmp/qlist.h"
 #include "qapi/qmp/qstring.h"
@@ -49,13 +50,23 @@ static void check_filled(QTestState *qts, uint64_t bar, uint32_t seed)
     }
 }
 
+static void set_downtime_limit(QTestState *qts, int ms)
+{
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate-set-parameters', "
+                             "'arguments': {'downtime-limit': %d}}", ms);
+}
+
+static void migrate_with_limit(QTestState *qts, const char *uri, int ms)
+{
+    set_downtime_limit(qts, ms);
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate', 'arguments': "
+                             "{'uri': %s}}", uri);
+}
+
 /* Nobody tracks what the device writes, so downtime has to allow for all RAM */
 static void migrate(QTestState *qts, const char *uri)
 {
-    qtest_qmp_assert_success(qts, "{'execute': 'migrate-set-parameters', "
-                             "'arguments': {'downtime-limit': 2000000}}");
-    qtest_qmp_assert_success(qts, "{'execute': 'migrate', 'arguments': "
-                             "{'uri': %s}}", uri);
+    migrate_with_limit(qts, uri, 2000000);
 }
 
 static void wait_at_channel(QTestState *qts)
@@ -673,6 +684,51 @@ static void test_reset_meanwhile(void)
     free_env(env);
 }
 
+/* How often 256 MiB were sent since the migration began, give or take one */
+static int passes(QTestState *qts)
+{
+    QDict *d = query(qts), *ram = qdict_get_qdict(d, "ram");
+    int64_t pages = ram ? qdict_get_int(ram, "normal") +
+                          qdict_get_int(ram, "duplicate") : 0;
+
+    qobject_unref(d);
+    return (pages * 4096 + MiB) / (256 * MiB);
+}
+
+/*
+ * Nobody tracks: all is sent again when the device was stopped.  While the VM
+ * runs it is so once downtime-limit allows for that; hardly any of RAM is used,
+ * so by bytes it would seem to need much more.
+ */
+static void test_untracked(void)
+{
+    FakeEnv *env = new_env(FULL);
+    QTestState *a = fake_env_start(env, MACHINE "-m 256" DEVICE(0));
+    g_autofree char *why = NULL;
+    int i;
+
+    switch_on(a, 5, BAR);
+    migrate_with_limit(a, "exec:cat >/dev/null", 1);
+    for (i = 0; i < 2000 && passes(a) < 3; i++) {
+        g_usleep(5 * 1000);
+    }
+    i = passes(a);
+    g_assert_cmpint(i, >=, 3);
+    wait_status(a, "running");
+    set_downtime_limit(a, 4000);
+    why = ends(a, "completed");
+    g_assert_cmpint(passes(a), >, i);
+
+    /* Stopped before; what was sent meanwhile is sent again */
+    qtest_qmp_assert_success(a, "{'execute': 'cont'}");
+    qtest_qmp_assert_success(a, "{'execute': 'stop'}");
+    migrate_with_limit(a, "exec:cat >/dev/null", 1);
+    why = (g_free(why), ends(a, "completed"));
+    g_assert_cmpint(passes(a), ==, 2);
+    qtest_quit(a);
+    free_env(env);
+}
+
 /* blockdev-create is a job; it is through when it can be dismissed */
 static void made(QTestState *qts)
 {
@@ -763,6 +819,7 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-migrate/streams", test_streams);
     qtest_add_func("vfio-iommufd-migrate/reset-meanwhile",
                    test_reset_meanwhile);
+    qtest_add_func("vfio-iommufd-migrate/untracked", test_untracked);
     qtest_add_func("vfio-iommufd-migrate/snapshot", test_snapshot);
     return g_test_run();
 }
