@@ -94,6 +94,8 @@ static void range(unsigned nr, const void *arg, struct call *c)
         { 119, 4, 0 },              /* VFIO_DEVICE_ATTACH_IOMMUFD_PT: id << 32 */
         { 113, 16, 24 },            /* VFIO_IOMMU_MAP_DMA */
         { 114, 8, 16 },             /* VFIO_IOMMU_UNMAP_DMA */
+        { 117, 0, 0 },              /* VFIO_DEVICE_FEATURE, of a container
+                                       VFIO_IOMMU_DIRTY_PAGES: flags << 32 */
         { 0x85, 32, 24 },           /* IOMMU_IOAS_MAP */
         { 0x86, 8, 16 },            /* IOMMU_IOAS_UNMAP */
         { 0x8f, 32, 24 },           /* IOMMU_IOAS_MAP_FILE */

@@ -437,9 +437,13 @@ class IoctlLog:
              0x80: 'IOMMU_DESTROY', 0x81: 'IOMMU_IOAS_ALLOC', 0x83: 'IOMMU_IOAS_COPY',
              0x84: 'IOMMU_IOAS_IOVA_RANGES', 0x85: 'IOMMU_IOAS_MAP',
              0x86: 'IOMMU_IOAS_UNMAP', 0x87: 'IOMMU_OPTION', 0x89: 'IOMMU_HWPT_ALLOC',
-             0x8a: 'IOMMU_GET_HW_INFO', 0x8f: 'IOMMU_IOAS_MAP_FILE',
+             0x8a: 'IOMMU_GET_HW_INFO', 0x8b: 'IOMMU_HWPT_SET_DIRTY_TRACKING',
+             0x8c: 'IOMMU_HWPT_GET_DIRTY_BITMAP', 0x8f: 'IOMMU_IOAS_MAP_FILE',
              0xe0: 'KVM_CREATE_DEVICE', 0xe1: 'KVM_SET_DEVICE_ATTR'}
     MAPS, UNMAPS = (113, 0x85, 0x8f), (114, 0x86)
+    # flags of 117: VFIO_DEVICE_FEATURE_DMA_LOGGING_REPORT, and of a container
+    # VFIO_IOMMU_DIRTY_PAGES that gets a bitmap
+    ASKS = (1 << 16 | 8, 4)
     CALLS = 65536
 
     def __init__(self, path):
@@ -480,6 +484,11 @@ class IoctlLog:
                              if c['iova'] <= i < c['iova'] + c['bytes']]:
                     del live[iova]
         return live
+
+    def asks(self):
+        """The calls that ask what devices have written, whoever is asked."""
+        return [c for c in self.calls if c['nr'] == 0x8c or
+                c['nr'] == 117 and c['iova'] >> 32 in self.ASKS]
 
     def ids(self, nr):
         return [c['id'] for c in self.calls if c['nr'] == nr and not c['errno']]
