@@ -5,10 +5,10 @@
  *
  * Owns nothing.  The kernel (Linux 6.19) revokes what was mapped of a device's
  * BARs for the DMA of others whenever the device has no memory.  What does that
- * are writes of the guest to config space, or QEMU's at a reset, that the kernel
- * carries out at once: of the memory bit of the command register, a function
- * level reset, and the power state D3hot.  After the first the guest's memory
- * map changes, too; the other two leave it as it is.
+ * are writes of the guest to config space, or QEMU's at a reset, that the
+ * kernel carries out at once: of the memory bit of the command register, a
+ * function level reset, and the power state D3hot.  After the first the guest's
+ * memory map changes, too; the other two leave it as it is.
  */
 
 #include "qemu/osdep.h"

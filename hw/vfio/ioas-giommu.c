@@ -4,8 +4,8 @@
  * SPDX-License-Identifier: GPL-2.0-or-later
  *
  * What a guest IOMMU translates is a section of the device's address space, and
- * what the guest maps there are its pieces: of RAM (ioas-dynamic.c), and of BARs
- * of assigned devices (ioas-peer.c).
+ * what the guest maps there are its pieces: of RAM (ioas-dynamic.c), and of
+ * BARs of assigned devices (ioas-peer.c).
  *
  * Owns: the registration with the guest IOMMU.  Borrows: the section.
  *

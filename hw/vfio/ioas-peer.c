@@ -14,8 +14,8 @@
  * that is unplugged goes although a guest has it mapped still, and takes its
  * pieces along (vfio_peer_forget()).
  *
- * Invariants: no two pieces overlap, nor does one overlap what is mapped of RAM.
- * A piece is mapped, or waits for its device to have memory.
+ * Invariants: no two pieces overlap, nor does one overlap what is mapped of
+ * RAM.  A piece is mapped, or waits for its device to have memory.
  *
  * What a piece is, is decided when the guest maps it.  It stays the same memory
  * of the device until the guest unmaps it, whatever the guest's memory map says
