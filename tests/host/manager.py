@@ -6,6 +6,7 @@
                with the descriptor in the same message as the command
   ManagedGuest a Guest whose command line is given whole, run as another user
                in a /dev of its own
+  Domain       one with libvirt's command line
 
 Kernel facts (Linux 6.2): IOMMU_OPTION RLIMIT_MODE can be set by a process with
 CAP_SYS_RESOURCE, and only on an iommufd that has no object: EBUSY otherwise.
@@ -16,12 +17,13 @@ import errno
 import fcntl
 import json
 import os
+import re
 import resource
 import shutil
 import socket
 import struct
 
-from labtest import BUILD, Guest, Qmp, cdev, check, equal, told, wait
+from labtest import BUILD, Guest, Qmp, cdev, check, equal, read, told, wait
 
 IOMMU_DESTROY, IOMMU_IOAS_ALLOC, IOMMU_OPTION = 0x3b80, 0x3b81, 0x3b87
 VFIO_DEVICE_BIND_IOMMUFD = 0x3b64 + 18
@@ -176,7 +178,7 @@ class ManagedGuest(Guest):
             os.chown(self.dir, user, user)
         self.memlock, self.monitor = memlock, monitor
 
-    def agent_words(self):
+    def agent_words(self, append=''):
         """What Guest needs to talk to the guest."""
         return ['-device', 'virtio-serial-pci',
                 '-chardev', f'socket,id=agent,path={self.dir}/agent,server=on,wait=off',
@@ -184,7 +186,8 @@ class ManagedGuest(Guest):
                 '-serial', f'file:{self.console}',
                 '-kernel', self.copy(os.environ['QI_KERNEL']),
                 '-initrd', self.copy(BUILD + '/guest/initramfs.gz'),
-                '-append', 'console=ttyS0 quiet panic=-1 random.trust_cpu=on']
+                '-append', 'console=ttyS0 quiet panic=-1 random.trust_cpu=on ' + append]
+
 
     def copy(self, path):
         """Where another user may read it; gone with this object."""
@@ -216,3 +219,72 @@ class ManagedGuest(Guest):
     def md5(self, n=0):
         self.disk(n)
         return self.run(f'md5sum </dev/nvme{n}n1').split()[0]
+
+
+class Domain(ManagedGuest):
+    """QEMU as libvirt starts it, with iommufd0 and hostdev0 inherited."""
+
+    def __init__(self, iommufd, device, mem, append='', more=(), fds=()):
+        """more and fds: further words, and what QEMU inherits for them."""
+        self.passed_iommufd = inherited(os.dup(iommufd.fd))
+        self.passed_device = open_cdev(device)
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.mem, self.append, self.more = mem, append, more
+        # what libvirt allows a process that pins: its RAM and 1 GiB
+        super().__init__(Domain.words, memlock=(mem + 1024) * MIB)
+        self.listener.bind(self.dir + '/qmp')
+        self.listener.listen(1)
+        self.fds += [self.passed_iommufd, self.passed_device,
+                     self.listener.detach(), *fds]
+
+    def words(self):
+        ports = [w for n in range(1, 5) for w in (
+            '-device', '{"driver":"pcie-root-port","port":%d,"chassis":%d,"id":"pci.%d",'
+            '"bus":"pcie.0","addr":"0x%x"}' % (15 + n, n, n, 1 + n))]
+        return [
+            '-name', 'guest=dom,debug-threads=on', '-S',
+            '-machine', 'pc-q35-7.2,usb=off,dump-guest-core=off,memory-backend=pc.ram',
+            '-accel', 'kvm', '-cpu', 'host,migratable=on,tsc-deadline=off',
+            '-m', str(self.mem), '-object',
+            '{"qom-type":"memory-backend-ram","id":"pc.ram","size":%d}' % (self.mem * MIB),
+            '-overcommit', 'mem-lock=off', '-smp', '1,sockets=1,cores=1,threads=1',
+            '-uuid', 'b6a3a1d2-4b7e-4cd0-8a0c-111111111111', '-display', 'none',
+            '-no-user-config', '-nodefaults', '-chardev',
+            f'socket,id=charmonitor,fd={self.listener.fileno()},server=on,wait=off',
+            '-mon', 'chardev=charmonitor,id=monitor,mode=control',
+            '-rtc', 'base=utc', '-no-shutdown', '-boot', 'strict=on', *self.more,
+            *ports, *self.agent_words(self.append),
+            '-object', '{"qom-type":"iommufd","id":"iommufd0","fd":"%d"}'
+            % self.passed_iommufd,
+            '-device', '{"driver":"vfio-pci","id":"hostdev0","iommufd":"iommufd0",'
+            '"fd":"%d","bus":"pci.1","addr":"0x0"}' % self.passed_device,
+            '-sandbox', SANDBOX, '-msg', 'timestamp=on']
+
+    def connected(self):
+        self.qmp.cmd('cont')
+
+    # the manager's steps, with libvirt's names
+
+    def add_object(self, iommufd):
+        self.qmp.getfd('iommufd', os.dup(iommufd.fd))
+        self.qmp.cmd('object-add', qom_type='iommufd', id='iommufd0', fd='iommufd')
+
+    def plug(self, ident, bdf, bus):
+        self.qmp.getfd(f'hostdev-{ident}-fd', open_cdev(bdf))
+        self.device_add(ident, bus)
+
+    def device_add(self, ident, bus):
+        self.qmp.cmd('device_add', **self.props(ident, bus))
+
+    @staticmethod
+    def props(ident, bus):
+        return dict(driver='vfio-pci', id=ident, iommufd='iommufd0',
+                    fd=f'hostdev-{ident}-fd', bus=bus, addr='0x0')
+
+    def pinned(self):
+        return int(re.search(r'^VmPin:\s+(\d+) kB',
+                             read(f'/proc/{self.proc.pid}/status'), re.M)[1])
+
+    def unplug(self, ident):
+        self.qmp.cmd('device_del', id=ident)
+        self.qmp.event('DEVICE_DELETED', device=ident)
