@@ -744,6 +744,52 @@ static void made(QTestState *qts)
     } while (refused);
 }
 
+/* Nobody tracks: a VM that is stopped is saved all the same, and ends */
+static void test_stopped(void)
+{
+    FakeEnv *env = new_env(FULL);
+    QTestState *qts = fake_env_start(env, MACHINE DEVICE(0));
+    g_autofree char *why = NULL;
+    QDict *info, *ram;
+
+    switch_on(qts, 5, BAR);
+    qtest_qmp_assert_success(qts, "{'execute': 'stop'}");
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate-set-parameters', "
+                             "'arguments': {'downtime-limit': 1}}");
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate', 'arguments': "
+                             "{'uri': 'exec:cat >/dev/null'}}");
+    why = ends(qts, "completed");
+    g_assert_cmpstr(why, ==, "");
+    info = query(qts);
+    ram = qdict_get_qdict(info, "ram");
+    g_assert_cmpint(qdict_get_int(ram, "normal") +
+                    qdict_get_int(ram, "duplicate"), <,
+                    qdict_get_int(ram, "total") / 4096 * 9 / 4);
+    qobject_unref(info);
+    qtest_quit(qts);
+    free_env(env);
+}
+
+/*
+ * RAM is never done: all of it counts as written each time, and a slow channel
+ * takes a part of it at a time.  But it would all fit into downtime-limit.
+ */
+static void test_starved(void)
+{
+    FakeEnv *env = new_env(FULL);
+    QTestState *qts = fake_env_start(env, MACHINE DEVICE(0));
+    g_autofree char *why = NULL;
+
+    switch_on(qts, 5, BAR);
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate-set-parameters', "
+                             "'arguments': {'max-bandwidth': 65536}}");
+    migrate(qts, "exec:cat >/dev/null");
+    why = ends(qts, "completed");
+    g_assert_cmpstr(why, ==, "");
+    qtest_quit(qts);
+    free_env(env);
+}
+
 /* Where savevm can write to; nothing else uses it */
 static void add_disk(QTestState *qts, const char *file)
 {
@@ -820,6 +866,8 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-migrate/reset-meanwhile",
                    test_reset_meanwhile);
     qtest_add_func("vfio-iommufd-migrate/untracked", test_untracked);
+    qtest_add_func("vfio-iommufd-migrate/stopped", test_stopped);
+    qtest_add_func("vfio-iommufd-migrate/starved", test_starved);
     qtest_add_func("vfio-iommufd-migrate/snapshot", test_snapshot);
     return g_test_run();
 }
