@@ -33,14 +33,17 @@ HOSTDEV = """
     <hostdev mode='subsystem' type='pci' managed='no'><driver name='vfio'/><source>
       <address domain='0x{}' bus='0x{}' slot='0x{}' function='0x{}'/>
     </source><address type='pci' bus='{}' slot='0x00'/></hostdev>"""
-# Debian's libvirt is older than libvirt's iommufd, so the user's part adds it
+# Debian's libvirt is older than libvirt's iommufd, so the user's part adds it; by
+# group nobody tracks what the device writes, so migration has to be asked for
+OVERRIDE = """
+  <qemu:override><qemu:device alias='hostdev0'><qemu:frontend>
+    <qemu:property name='{}' type='string' value='{}'/>
+  </qemu:frontend></qemu:device></qemu:override>"""
+GROUP = OVERRIDE.format('enable-migration', 'on')
 IOMMUFD = """
   <qemu:commandline>
     <qemu:arg value='-object'/><qemu:arg value='iommufd,id=iommufd0'/>
-  </qemu:commandline>
-  <qemu:override><qemu:device alias='hostdev0'><qemu:frontend>
-    <qemu:property name='iommufd' type='string' value='iommufd0'/>
-  </qemu:frontend></qemu:device></qemu:override>"""
+  </qemu:commandline>""" + OVERRIDE.format('iommufd', 'iommufd0')
 
 
 def fetch(version, suite=''):
@@ -213,7 +216,7 @@ class LibvirtGuest(Guest):
     <controller type='pci' index='0' model='pcie-root'/>
     {PORTS}
     {read(cls.hostdev(bdf))}
-  </devices>{IOMMUFD if iommufd else ''}
+  </devices>{IOMMUFD if iommufd else GROUP}
 </domain>"""
         write(BASE + '/vm.xml', text)
         return BASE + '/vm.xml'
