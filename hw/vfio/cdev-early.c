@@ -10,12 +10,14 @@
  * are reset side by side, while the machine is made, and realize finds them
  * bound (vfio_early_take()).
  *
- * Owns: the descriptors and threads of devices that are not realized yet.  What
- * nobody has taken when all devices of the command line are there is closed.
+ * Owns: the descriptors and threads of devices that are not realized yet, and
+ * the names of groups.  What nobody has taken when all devices of the command
+ * line are there is closed.
  *
- * It is done for what is plain: one of host=, sysfsdev= and fd= by number.
- * With anything else, or if a step before BIND fails, realize does it all and
- * says what is wrong.  If BIND fails, realize is given the errno.
+ * It is done for what is plain: one of host=, sysfsdev= and fd= by number, in
+ * an IOMMU group that no device before it uses as a group.  With anything
+ * else, or if a step before BIND fails, realize does it all and says what is
+ * wrong.  If BIND fails, realize is given the errno.
  *
  * A thread makes one ioctl and touches nothing else; the rest has the BQL.
  *
@@ -50,6 +52,9 @@ typedef struct VFIOEarly {
 
 static QLIST_HEAD(, VFIOEarly) vfio_early =
     QLIST_HEAD_INITIALIZER(vfio_early);
+
+/* IOMMU groups that devices without iommufd= will open, by number */
+static GHashTable *vfio_early_groups;
 
 static gpointer vfio_early_bind(gpointer opaque)
 {
@@ -175,11 +180,33 @@ static bool vfio_early_has(dev_t rdev)
     return false;
 }
 
+/* The number of its IOMMU group, for g_free(); NULL if it is in none */
+static char *vfio_early_group(const char *sysfsdev)
+{
+    g_autofree char *path = g_build_filename(sysfsdev, "iommu_group", NULL);
+    g_autofree char *target = g_file_read_link(path, NULL);
+
+    return target ? g_path_get_basename(target) : NULL;
+}
+
+/* A device without iommufd=: it opens the group, and will come first */
+static void vfio_early_note_group(const QDict *options)
+{
+    int fd;
+    g_autofree char *sysfsdev = vfio_early_sysfsdev(options, &fd);
+    char *group = sysfsdev ? vfio_early_group(sysfsdev) : NULL;
+
+    if (group) {
+        g_hash_table_add(vfio_early_groups, group);
+    }
+}
+
 static void vfio_early_begin(const QDict *options)
 {
     const char *id = qdict_get_try_str(options, "id");
     const char *iommufd = qdict_get_try_str(options, "iommufd");
     g_autofree char *sysfsdev = NULL;
+    g_autofree char *group = NULL;
     g_autofree char *node = NULL;
     g_autofree char *user = NULL;
     bool in_kvm, passed;
@@ -188,14 +215,22 @@ static void vfio_early_begin(const QDict *options)
     dev_t rdev;
     int fd;
 
+    if (!iommufd) {
+        vfio_early_note_group(options);
+        return;
+    }
     /* A primary of a failover waits for the guest to ask for it */
-    if (!iommufd || qdict_haskey(options, "failover_pair_id") ||
+    if (qdict_haskey(options, "failover_pair_id") ||
         qdict_haskey(options, "vf-token")) {
         return;
     }
     be = object_resolve_path_type(iommufd, TYPE_IOMMUFD_BACKEND, NULL);
     sysfsdev = be ? vfio_early_sysfsdev(options, &fd) : NULL;
     if (!sysfsdev || vfio_cdev_is_mdev(sysfsdev)) {
+        return;
+    }
+    group = vfio_early_group(sysfsdev);
+    if (group && g_hash_table_contains(vfio_early_groups, group)) {
         return;
     }
     node = vfio_cdev_node(sysfsdev, &rdev, NULL);
@@ -233,6 +268,7 @@ static void vfio_early_begin(const QDict *options)
 
 static void vfio_early_register(void)
 {
+    vfio_early_groups = g_hash_table_new(g_str_hash, g_str_equal);
     qdev_register_early("vfio-pci", vfio_early_begin);
     qdev_register_early("vfio-pci-nohotplug", vfio_early_begin);
 }
