@@ -949,7 +949,8 @@ static void test_pair(const void *data)
     second = fake_env_take_log(env);
     /* The first is not disturbed, and the ranges may be wider again */
     g_assert_cmpuint(fake_env_maps(second).unmapped, ==, 0);
-    g_assert_cmpuint(fake_env_count(second, "IOMMU_IOAS_IOVA_RANGES = 0"), ==, 1);
+    g_assert_cmpuint(fake_env_count(second, "IOMMU_IOAS_IOVA_RANGES = 0"), ==,
+                     1);
     device_del(qts, "hd0");
     assert_no_error(object_del(qts, "iommufd0"));
     assert_logged(env, GONE_IOMMU);
