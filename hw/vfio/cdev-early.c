@@ -99,16 +99,23 @@ static void vfio_early_machine_done(Notifier *n, void *opaque)
 
 static Notifier vfio_early_notifier = { .notify = vfio_early_machine_done };
 
-bool vfio_early_take(VFIOCdev *cdev, int *ret)
+static VFIOEarly *vfio_early_find(dev_t rdev)
 {
-    VFIOPassedFD *passed = cdev->vbasedev->passed;
     VFIOEarly *e;
 
     QLIST_FOREACH(e, &vfio_early, next) {
-        if (e->rdev == cdev->rdev) {
-            break;
+        if (e->rdev == rdev) {
+            return e;
         }
     }
+    return NULL;
+}
+
+bool vfio_early_take(VFIOCdev *cdev, int *ret)
+{
+    VFIOPassedFD *passed = cdev->vbasedev->passed;
+    VFIOEarly *e = vfio_early_find(cdev->rdev);
+
     if (!e) {
         return false;
     }
@@ -168,33 +175,12 @@ static char *vfio_early_sysfsdev(const QDict *options, int *fd)
     return *fd < 0 ? NULL : vfio_cdev_sysfsdev(*fd);
 }
 
-static bool vfio_early_has(dev_t rdev)
-{
-    VFIOEarly *e;
-
-    QLIST_FOREACH(e, &vfio_early, next) {
-        if (e->rdev == rdev) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* The number of its IOMMU group, for g_free(); NULL if it is in none */
-static char *vfio_early_group(const char *sysfsdev)
-{
-    g_autofree char *path = g_build_filename(sysfsdev, "iommu_group", NULL);
-    g_autofree char *target = g_file_read_link(path, NULL);
-
-    return target ? g_path_get_basename(target) : NULL;
-}
-
 /* A device without iommufd=: it opens the group, and will come first */
 static void vfio_early_note_group(const QDict *options)
 {
     int fd;
     g_autofree char *sysfsdev = vfio_early_sysfsdev(options, &fd);
-    char *group = sysfsdev ? vfio_early_group(sysfsdev) : NULL;
+    char *group = sysfsdev ? vfio_cdev_link(sysfsdev, "iommu_group") : NULL;
 
     if (group) {
         g_hash_table_add(vfio_early_groups, group);
@@ -229,12 +215,12 @@ static void vfio_early_begin(const QDict *options)
     if (!sysfsdev || vfio_cdev_is_mdev(sysfsdev)) {
         return;
     }
-    group = vfio_early_group(sysfsdev);
+    group = vfio_cdev_link(sysfsdev, "iommu_group");
     if (group && g_hash_table_contains(vfio_early_groups, group)) {
         return;
     }
     node = vfio_cdev_node(sysfsdev, &rdev, NULL);
-    if (!node || vfio_early_has(rdev)) {
+    if (!node || vfio_early_find(rdev)) {
         return;
     }
     passed = fd >= 0;

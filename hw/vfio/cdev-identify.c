@@ -20,8 +20,7 @@
 #include "qapi/error.h"
 #include "qemu/ctype.h"
 
-/* Base name of the link @sysfsdev/@link, NULL if there is none */
-static char *vfio_cdev_link(const char *sysfsdev, const char *link)
+char *vfio_cdev_link(const char *sysfsdev, const char *link)
 {
     g_autofree char *path = g_build_filename(sysfsdev, link, NULL);
     g_autofree char *target = g_file_read_link(path, NULL);

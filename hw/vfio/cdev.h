@@ -226,6 +226,13 @@ typedef struct VFIOPassedFD {
 } VFIOPassedFD;
 
 /**
+ * vfio_cdev_link - the base name of what the link @sysfsdev/@link leads to
+ *
+ * For g_free(); NULL if there is no such link.
+ */
+char *vfio_cdev_link(const char *sysfsdev, const char *link);
+
+/**
  * vfio_cdev_sysfsdev - the sysfs path of the device behind a cdev descriptor
  *
  * Returns NULL if @fd is not a VFIO cdev.  For g_free().
