@@ -238,15 +238,17 @@ static bool vfio_cdev_attach_ioas(VFIOCdev *cdev, AddressSpace *as,
 
 /* Reset */
 
-bool vfio_cdev_take_fresh(VFIODevice *vbasedev)
+bool vfio_cdev_fresh(VFIODevice *vbasedev)
 {
-    bool fresh = vbasedev->cdev && vbasedev->cdev->fresh;
+    return vbasedev->cdev && vbasedev->cdev->fresh;
+}
 
-    if (fresh) {
+void vfio_cdev_was_reset(VFIODevice *vbasedev)
+{
+    if (vfio_cdev_fresh(vbasedev)) {
         trace_vfio_cdev_fresh(vbasedev->name);
         vbasedev->cdev->fresh = false;
     }
-    return fresh;
 }
 
 struct vfio_pci_hot_reset_info *vfio_cdev_hot_reset_info(VFIOCdev *cdev,

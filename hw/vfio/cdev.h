@@ -8,6 +8,7 @@
  *   cdev-identify.c  which node belongs to a device, and why there is none
  *   cdev-dirty.c     who tracks what the device writes
  *   cdev-gate.c      PCI: no DMA before the guest enables bus mastering
+ *   cdev-intx.c      PCI: INTx by KVM, in few calls (cdev-intx.h)
  *   cdev-power.c     PCI: BARs that the kernel revokes behind the memory map
  *   cdev-reset.c     PCI hot reset by devid (declared in pci.h)
  *   cdev-query.c     what query-iommufd tells of a device
@@ -93,15 +94,20 @@ bool vfio_cdev_realize(VFIODevice *vbasedev, Error **errp);
 void vfio_cdev_detach(VFIODevice *vbasedev);
 
 /**
- * vfio_cdev_take_fresh - can the reset that is due be left out?
+ * vfio_cdev_fresh - can the reset that is due be left out?
  *
- * True once, for the first reset of a device that is not an mdev: at BIND the
- * kernel resets a device that says VFIO_DEVICE_FLAGS_RESET (vfio-pci does so
- * whenever a device is opened), a function level reset takes 100 ms, and the
+ * True until the first reset of a device that is not an mdev is over: at BIND
+ * the kernel resets a device that says VFIO_DEVICE_FLAGS_RESET (vfio-pci does
+ * so whenever a device is opened), a function level reset takes 100 ms, and the
  * first reset of the machine, or of a device that was plugged, comes before
  * any guest could reach it.
  */
-bool vfio_cdev_take_fresh(VFIODevice *vbasedev);
+bool vfio_cdev_fresh(VFIODevice *vbasedev);
+
+/**
+ * vfio_cdev_was_reset - the device has been reset, in whatever way
+ */
+void vfio_cdev_was_reset(VFIODevice *vbasedev);
 
 /* A property fd= of a device, as char * */
 extern const PropertyInfo vfio_cdev_prop_fd;
