@@ -374,6 +374,7 @@ bool vfio_ioas_map_missing(VFIOIOAS *ioas, Error **errp)
     }
     ioas->listening = false;
     vfio_ioas_apply_ram(ioas);
+    vfio_ioas_retry_failed(ioas);
     ioas->listening = true;
     if (ioas->setup_error) {
         error_propagate(errp, ioas->setup_error);

@@ -28,9 +28,7 @@
 #include "qemu/error-report.h"
 #include "trace.h"
 
-/* The tree, in which what overlaps is equal: iova-tree.c without detours */
-
-static gint vfio_piece_cmp(gconstpointer a, gconstpointer b, gpointer unused)
+gint vfio_piece_cmp(gconstpointer a, gconstpointer b, gpointer unused)
 {
     const DMAMap *x = a, *y = b;
 
@@ -131,7 +129,22 @@ static int vfio_piece_unmap_whole(VFIOIOASSection *s, hwaddr iova, hwaddr last)
     return ret;
 }
 
-/* Let no mapping have bytes on both sides of the edge below @iova */
+/* What was unmapped along with something else; the guest has it mapped still */
+static void vfio_piece_put_back(VFIOIOASSection *s, const DMAMap *piece)
+{
+    int ret = vfio_piece_map(s, piece);
+
+    if (ret) {
+        s->failed = true;
+        vfio_ioas_map_failed(s->ioas, memory_region_name(s->mr), piece->iova,
+                             piece->iova + piece->size, ret);
+    }
+}
+
+/*
+ * Let no mapping have bytes on both sides of the edge below @iova.  Fails if it
+ * cannot be unmapped.
+ */
 static int vfio_piece_split(VFIOIOASSection *s, hwaddr iova)
 {
     const DMAMap *have = vfio_piece_find(s, iova, iova);
@@ -151,10 +164,8 @@ static int vfio_piece_split(VFIOIOASSection *s, hwaddr iova)
 
     ret = vfio_piece_unmap_whole(s, head.iova, have->iova + have->size);
     if (!ret) {
-        ret = vfio_piece_map(s, &head);
-    }
-    if (!ret) {
-        ret = vfio_piece_map(s, &tail);
+        vfio_piece_put_back(s, &head);
+        vfio_piece_put_back(s, &tail);
     }
     return ret;
 }
@@ -310,16 +321,41 @@ static int vfio_discard_notify_populate(RamDiscardListener *rdl,
     return 0;
 }
 
-static void vfio_discard_start(VFIOIOASSection *s)
+static MemoryRegionSection vfio_discard_section(const VFIOIOASSection *s)
 {
-    RamDiscardManager *rdm = memory_region_get_ram_discard_manager(s->mr);
-    MemoryRegionSection section = {
+    return (MemoryRegionSection) {
         .mr = s->mr,
         .offset_within_region = s->offset_within_region,
         .offset_within_address_space = s->told_iova,
         .size = s->told_size,
         .readonly = s->range.readonly,
     };
+}
+
+static int vfio_discard_populated(MemoryRegionSection *section, void *opaque)
+{
+    VFIOIOASSection *s = opaque;
+
+    vfio_discard_notify_populate(&s->discard, section);
+    return 0;                   /* the others, too */
+}
+
+/* As when listening started: each failure is one of the section */
+static void vfio_discard_replay(VFIOIOASSection *s)
+{
+    RamDiscardManager *rdm = memory_region_get_ram_discard_manager(s->mr);
+    MemoryRegionSection section = vfio_discard_section(s);
+
+    s->active = false;
+    ram_discard_manager_replay_populated(rdm, &section, vfio_discard_populated,
+                                         s);
+    s->active = true;
+}
+
+static void vfio_discard_start(VFIOIOASSection *s)
+{
+    RamDiscardManager *rdm = memory_region_get_ram_discard_manager(s->mr);
+    MemoryRegionSection section = vfio_discard_section(s);
 
     s->granularity = ram_discard_manager_get_min_granularity(rdm, s->mr);
     ram_discard_listener_init(&s->discard, vfio_discard_notify_populate,
@@ -356,15 +392,30 @@ void vfio_ioas_stop_dynamic(VFIOIOASSection *s)
     }
 }
 
-void vfio_ioas_retry_dynamic(VFIOIOASSection *s)
+/* Devices may be at work: what is mapped stays so */
+static void vfio_ioas_retry_dynamic(VFIOIOASSection *s)
 {
-    if (s->active && s->kind == VFIO_SECTION_IOMMU) {
-        s->failed = false;
-        vfio_giommu_replay(s);
+    if (!s->active) {
+        vfio_ioas_start_dynamic(s);
         return;
     }
-    if (s->active) {
-        vfio_ioas_stop_dynamic(s);
+    s->failed = false;
+    if (s->kind == VFIO_SECTION_IOMMU) {
+        vfio_giommu_replay(s);
+    } else {
+        vfio_discard_replay(s);
     }
-    vfio_ioas_start_dynamic(s);
+}
+
+void vfio_ioas_retry_failed(VFIOIOAS *ioas)
+{
+    guint i;
+
+    for (i = 0; i < ioas->sections->len; i++) {
+        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+        if (s->failed && !s->gone) {
+            vfio_ioas_retry_dynamic(s);
+        }
+    }
 }

@@ -13,6 +13,13 @@
 #include "qemu/iova-tree.h"
 
 /**
+ * vfio_piece_cmp - for a GTree of DMAMaps, or what begins with one
+ *
+ * What overlaps is equal.  (iova-tree.c, without detours.)
+ */
+gint vfio_piece_cmp(gconstpointer a, gconstpointer b, gpointer unused);
+
+/**
  * vfio_piece_map - map a piece of RAM, inside of the section
  * @piece: translated_addr is the address in this process
  *

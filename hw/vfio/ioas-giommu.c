@@ -19,6 +19,7 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/rcu.h"
+#include "trace.h"
 
 /*
  * The root of a device's address space belongs to the guest IOMMU, whose
@@ -67,11 +68,38 @@ static bool vfio_giommu_clip(VFIOIOASSection *s, DMAMap *piece)
     return true;
 }
 
+/*
+ * What the host's IOMMU has no entry for.  It is the guest that asks for it, and
+ * may be a process of the guest's: no reason to stop the VM, and trying again
+ * does not help.
+ */
+static void vfio_giommu_refuse(VFIOIOASSection *s, const DMAMap *piece)
+{
+    hwaddr last = piece->iova + piece->size;
+
+    vfio_piece_unmap_or_report(s, piece->iova, last);   /* what was there */
+    trace_vfio_ioas_map_failed(s->ioas->id, memory_region_name(s->mr),
+                               piece->iova, last, -ERANGE);
+    if (!s->refused) {
+        s->refused = true;
+        warn_report("vfio: a guest IOMMU maps [0x%" HWADDR_PRIx ", 0x%"
+                    HWADDR_PRIx "] ('%s') to what the IOMMU of the host cannot "
+                    "translate: DMA there fails", piece->iova, last,
+                    memory_region_name(s->mr));
+    }
+}
+
 static void vfio_giommu_map_ram(VFIOIOASSection *s, const DMAMap *piece)
 {
     hwaddr last = piece->iova + piece->size;
-    int ret = vfio_piece_map(s, piece);
+    hwaddr edges = piece->iova | (last + 1) | piece->translated_addr;
+    int ret = edges & (s->ioas->alignment - 1) ? -ERANGE
+                                               : vfio_piece_map(s, piece);
 
+    if (ret == -ERANGE) {
+        vfio_giommu_refuse(s, piece);
+        return;
+    }
     if (ret == -EEXIST) {
         /* Mapped differently before: the guest's last word counts */
         vfio_piece_unmap_or_report(s, piece->iova, last);
@@ -196,6 +224,9 @@ static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
         return;
     }
     if ((iotlb->perm & IOMMU_RW) == IOMMU_NONE) {
+        if (s->replaying) {
+            return;
+        }
         vfio_piece_unmap_or_report(s, piece.iova, piece.iova + piece.size);
         return;
     }
@@ -204,6 +235,11 @@ static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
         error_report("vfio: guest IOMMU maps to address space '%s', only "
                      "system memory can be mapped",
                      iotlb->target_as->name ?: "none");
+        return;
+    }
+
+    if (iotlb->addr_mask == HWADDR_MAX) {
+        vfio_giommu_refuse(s, &piece);          /* its size is no number */
         return;
     }
 
@@ -244,5 +280,8 @@ void vfio_giommu_stop(VFIOIOASSection *s)
 
 void vfio_giommu_replay(VFIOIOASSection *s)
 {
+    /* intel-iommu begins by unmapping everything, while devices may be at work */
+    s->replaying = true;
     memory_region_iommu_replay(IOMMU_MEMORY_REGION(s->mr), &s->notifier);
+    s->replaying = false;
 }

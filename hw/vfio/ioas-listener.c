@@ -107,7 +107,6 @@ static void vfio_ioas_vm_state_changed(void *opaque, bool running,
                                        RunState state)
 {
     VFIOIOAS *ioas = opaque;
-    guint i;
 
     if (!running || !ioas->incomplete) {
         return;
@@ -115,13 +114,7 @@ static void vfio_ioas_vm_state_changed(void *opaque, bool running,
 
     ioas->incomplete = false;
     vfio_ioas_apply_ram(ioas);
-    for (i = 0; i < ioas->sections->len; i++) {
-        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
-
-        if (s->failed) {
-            vfio_ioas_retry_dynamic(s);
-        }
-    }
+    vfio_ioas_retry_failed(ioas);
     trace_vfio_ioas_retried(ioas->id, ioas->incomplete);
 }
 

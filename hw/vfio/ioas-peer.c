@@ -33,21 +33,12 @@
 
 #include "ioas-dynamic.h"
 
-/* In the tree what overlaps is equal */
 typedef struct VFIOPeerPiece {
     DMAMap map;                 /* translated_addr: offset in @bar */
     MemoryRegion *bar;          /* to be used while @owner is not forgotten */
     Object *owner;
     bool mapped;
 } VFIOPeerPiece;
-
-static gint vfio_peer_cmp(gconstpointer a, gconstpointer b, gpointer unused)
-{
-    const DMAMap *x = a, *y = b;
-
-    return x->iova > y->iova + y->size ? 1 :
-           x->iova + x->size < y->iova ? -1 : 0;
-}
 
 static hwaddr vfio_peer_last(const VFIOPeerPiece *p)
 {
@@ -128,7 +119,7 @@ static void vfio_peer_add(VFIOIOASSection *s, const VFIOPeerPiece *like,
         return;
     }
     if (!s->peers) {
-        s->peers = g_tree_new_full(vfio_peer_cmp, NULL, NULL, g_free);
+        s->peers = g_tree_new_full(vfio_piece_cmp, NULL, NULL, g_free);
     }
     g_tree_insert(s->peers, p, p);
 }
@@ -146,9 +137,11 @@ void vfio_peer_map(VFIOIOASSection *s, const DMAMap *piece, MemoryRegion *bar)
         }
         return;                 /* a replay repeats what is there */
     }
-    /* The guest's last word counts */
+    /* The guest's last word counts, but over what cannot be unmapped */
     vfio_piece_unmap_or_report(s, piece->iova, last);
-    vfio_peer_add(s, &new, piece->iova, last);
+    if (!vfio_peer_find(s, piece->iova, last)) {
+        vfio_peer_add(s, &new, piece->iova, last);
+    }
 }
 
 /* Unmap these, which are adjacent, and of which one is mapped or none */
@@ -212,13 +205,9 @@ int vfio_peer_unmap(VFIOIOASSection *s, hwaddr iova, hwaddr last)
 
 void vfio_peer_revoke(VFIOIOASSection *s, Object *owner)
 {
-    g_autoptr(GPtrArray) all = NULL;
+    g_autoptr(GPtrArray) all = vfio_peers(s, 0, UINT64_MAX, owner);
     guint i;
 
-    if (!s->peers) {
-        return;
-    }
-    all = vfio_peers(s, 0, UINT64_MAX, owner);
     for (i = 0; i < all->len; i++) {
         vfio_peer_drop(s, g_ptr_array_index(all, i));
     }
@@ -226,13 +215,9 @@ void vfio_peer_revoke(VFIOIOASSection *s, Object *owner)
 
 void vfio_peer_refresh(VFIOIOASSection *s, Object *owner)
 {
-    g_autoptr(GPtrArray) all = NULL;
+    g_autoptr(GPtrArray) all = vfio_peers(s, 0, UINT64_MAX, owner);
     guint i;
 
-    if (!s->peers) {
-        return;
-    }
-    all = vfio_peers(s, 0, UINT64_MAX, owner);
     for (i = 0; i < all->len; i++) {
         VFIOPeerPiece *p = g_ptr_array_index(all, i);
 
@@ -244,13 +229,9 @@ void vfio_peer_refresh(VFIOIOASSection *s, Object *owner)
 
 void vfio_peer_forget(VFIOIOASSection *s, Object *owner)
 {
-    g_autoptr(GPtrArray) all = NULL;
+    g_autoptr(GPtrArray) all = vfio_peers(s, 0, UINT64_MAX, owner);
     guint i;
 
-    if (!s->peers) {
-        return;
-    }
-    all = vfio_peers(s, 0, UINT64_MAX, owner);
     for (i = 0; i < all->len; i++) {
         vfio_peer_drop(s, g_ptr_array_index(all, i));
         g_tree_remove(s->peers, g_ptr_array_index(all, i));

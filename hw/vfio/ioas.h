@@ -118,7 +118,8 @@ typedef struct VFIOIOASSection {
     Int128 told_size;
     bool active;                /* registered with the source; BAR: mapped */
     bool failed;                /* dynamic kinds: something is not mapped */
-    bool refused;               /* BAR: it cannot be mapped */
+    bool refused;               /* BAR: it cannot be mapped; IOMMU: was said */
+    bool replaying;             /* IOMMU: what is unmapped now stays mapped */
     bool gone;                  /* region_del was seen, commit was not */
     GTree *pieces;              /* dynamic kinds: DMAMaps of what is mapped */
     GTree *peers;               /* VFIO_SECTION_IOMMU: BARs, or NULL */
@@ -501,11 +502,13 @@ bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp);
 /**
  * vfio_ioas_start_dynamic - listen to the source of the section, map its pieces
  * vfio_ioas_stop_dynamic - the reverse, with everything unmapped
- * vfio_ioas_retry_dynamic - map what an earlier attempt could not
+ * vfio_ioas_retry_failed - map what an earlier attempt could not, in any section
+ *
+ * The last changes nothing about what is mapped: devices may use it.
  */
 void vfio_ioas_start_dynamic(VFIOIOASSection *section);
 void vfio_ioas_stop_dynamic(VFIOIOASSection *section);
-void vfio_ioas_retry_dynamic(VFIOIOASSection *section);
+void vfio_ioas_retry_failed(VFIOIOAS *ioas);
 
 /**
  * vfio_ioas_pieces - the mappings of a dynamic section with bytes in

@@ -193,6 +193,108 @@ static void test_giommu_crossing(void)
     end();
 }
 
+/* A large page, which the guest then has as small ones, but for one */
+
+#define LARGE       0xc0000000
+
+typedef struct Large {
+    uint64_t pde;
+    uint64_t table;             /* its small pages */
+} Large;
+
+static Large large_page(Vtd *vtd)
+{
+    Large large = { .pde = guest_alloc(&alloc, 4096),
+                    .table = guest_alloc(&alloc, 4096) };
+    int i;
+
+    qtest_memset(qts, large.pde, 0, 4096);
+    qtest_writeq(qts, large.pde, 0x400000 | 1 << 7 | 3);
+    qtest_writeq(qts, vtd->gib3, large.pde | 3);
+    for (i = 0; i < 512; i++) {
+        qtest_writeq(qts, large.table + i * 8,
+                     i == 1 ? 0 : (0x400000 + i * 4096) | 3);
+    }
+    return large;
+}
+
+static void unmap_second(Large *large)
+{
+    qtest_writeq(qts, large->pde, large->table | 3);
+    qtest_writeq(qts, VTD(0xf0), LARGE + 0x1000);
+    qtest_writeq(qts, VTD(0xf8), 1ull << 63 | 3ull << 60 | 1ull << 32);
+}
+
+/*
+ * What was mapped along with the page cannot be mapped again: the VM stops, and
+ * what is mapped stays so when it goes on, for the device may be at work
+ */
+static void test_giommu_split_fails(void)
+{
+    g_autofree char *log = NULL;
+    Large large;
+    Vtd vtd;
+
+    start("", Q35 "-m 256 -device intel-iommu,caching-mode=on " DEVICE);
+    vtd = vtd_tables();
+    large = large_page(&vtd);
+    qtest_writeq(qts, vtd.pte, 0x200000 | 3);
+    vtd_enable();
+    expect_log("iova=0xc0000000 length=0x200000 from=3 at=0x400000 ");
+
+    fake_env_control(env, "fail IOMMU_IOAS_COPY 2 12");
+    unmap_second(&large);
+    qtest_qmp_eventwait(qts, "STOP");
+    expect_said(STOPPED "cannot map guest memory [0xc0001000, 0xc01fffff] ("
+                REGION ") for DMA: the host is out of memory\n");
+    expect_log("iova=0xc0000000 length=0x1000 from=3 at=0x400000 ");
+
+    cont();
+    log = fake_env_take_log(env);
+    g_test_message("log: %s", log);
+    g_assert_nonnull(strstr(log, "iova=0xc0002000 length=0x1000 "));
+    g_assert_null(strstr(log, "iova=0xc0001000 "));
+    g_assert_null(strstr(log, "iova=0xc0000000 "));
+    g_assert_null(strstr(log, "iova=0x5000 "));
+    g_assert_null(strstr(log, "UNMAP"));
+    end();
+}
+
+/* What the host's IOMMU has no entry for: no fault of the VM's */
+static void test_giommu_refused(void)
+{
+    g_autofree char *said = NULL;
+    Large large;
+    QDict *status;
+    Vtd vtd;
+    char *at;
+
+    start("hole 0 0xc0000000 0xc0000fff", Q35 "-m 256 -device intel-iommu,"
+          "caching-mode=on " DEVICE);
+    vtd = vtd_tables();
+    large = large_page(&vtd);
+    vtd_enable();
+    vtd_set(&vtd, 0x200000 | 3);
+    expect_log("iova=0x5000 length=0x1000 ");
+    qtest_writeq(qts, large.pde, 0);
+    vtd_set(&vtd, 0);
+    qtest_writeq(qts, large.pde, 0x600000 | 1 << 7 | 3);
+    vtd_set(&vtd, 0x200000 | 3);
+    expect_log("iova=0x5000 length=0x1000 ");
+
+    said = fake_env_said(env);
+    at = strstr(said, "vfio: a guest IOMMU maps [0xc0000000, 0xc01fffff] ("
+                REGION ") to what the IOMMU of the host cannot translate: DMA "
+                "there fails\n");
+    g_assert_nonnull(at);
+    g_assert_null(strstr(at + 10, "a guest IOMMU maps"));
+    status = qtest_qmp(qts, "{'execute': 'query-status'}");
+    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(status, "return"), "status"),
+                    ==, "running");
+    qobject_unref(status);
+    end();
+}
+
 /* Two devices: RAM is pinned once, whatever the guest maps, and to the end */
 static void test_giommu_once(void)
 {
@@ -598,6 +700,9 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-memory/giommu", test_giommu);
     qtest_add_func("vfio-iommufd-memory/giommu-crossing",
                    test_giommu_crossing);
+    qtest_add_func("vfio-iommufd-memory/giommu-split-fails",
+                   test_giommu_split_fails);
+    qtest_add_func("vfio-iommufd-memory/giommu-refused", test_giommu_refused);
     qtest_add_func("vfio-iommufd-memory/giommu-once", test_giommu_once);
     qtest_add_func("vfio-iommufd-memory/giommu-width", test_giommu_width);
     qtest_add_func("vfio-iommufd-memory/giommu-no-caching-mode",

@@ -706,6 +706,27 @@ static void test_behind_unmap_fails(void)
     quit(&p);
 }
 
+/* Another page of the BAR is mapped over one that cannot be unmapped */
+static void test_behind_unmap_fails_twice(void)
+{
+    P2P p = {};
+
+    start_behind(&p, "dma-buf 1\npower 0\npower 1");
+    place(&p, 6, 0xe0100000);
+    map(&p, 5, 0xe0100000 | 3);
+    expect(&p, "1+0@5000");
+    fake_env_control(p.env, "dma-buf 1\npower 0\npower 1\n"
+                     "fail IOMMU_IOAS_UNMAP 1 14\nfail IOMMU_IOAS_UNMAP 2 14");
+    map(&p, 5, 0xe0101000 | 3);
+    expect(&p, "1+0@5000");
+    fake_env_control(p.env, "dma-buf 1\npower 0\npower 1");
+    map(&p, 5, 0);
+    expect(&p, "");
+    map(&p, 5, 0xe0101000 | 3);
+    expect(&p, "1+1000@5000");
+    quit(&p);
+}
+
 int main(int argc, char **argv)
 {
     size_t i;
@@ -727,6 +748,8 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-p2p/behind/unplug", test_behind_unplug);
     qtest_add_func("vfio-iommufd-p2p/behind/unmap-fails",
                    test_behind_unmap_fails);
+    qtest_add_func("vfio-iommufd-p2p/behind/unmap-fails-twice",
+                   test_behind_unmap_fails_twice);
     for (i = 0; i < ARRAY_SIZE(behind); i++) {
         g_autofree char *path = g_strdup_printf(
             "vfio-iommufd-p2p/behind/failure/%s", behind[i].name);
