@@ -112,6 +112,7 @@ int vfio_pci_cdev_hot_reset(VFIOPCIDevice *vdev, bool single)
     for (i = 0; i < dependents->len; i++) {
         VFIOPCIDevice *dep = g_ptr_array_index(dependents, i);
 
+        vfio_cdev_was_reset(&dep->vbasedev);    /* will be; INTx goes */
         vfio_pci_pre_reset(dep);
         dep->vbasedev.needs_reset = false;
     }

@@ -251,6 +251,11 @@ void vfio_cdev_was_reset(VFIODevice *vbasedev)
     }
 }
 
+size_t vfio_cdev_region_room(VFIODevice *vbasedev)
+{
+    return vbasedev->cdev && !vbasedev->cdev->mdev ? 256 : 0;
+}
+
 struct vfio_pci_hot_reset_info *vfio_cdev_hot_reset_info(VFIOCdev *cdev,
                                                          int *ret)
 {
