@@ -133,11 +133,11 @@ class Bare(Tables):
                         not c['iova'] <= k[1] < c['iova'] + c['bytes']}
         return sum(live.values())
 
-    def kinds(self):
+    def kinds(self, whole=True):
         """The calls by which this side maps, and unmaps, what the guest does."""
         if not self.ours:
             return GROUP_MAP, GROUP_UNMAP
-        return COPY if IoctlLog(self.log).sum([COPY], 'count') else MAP, UNMAP
+        return COPY if IoctlLog(self.log, whole).sum([COPY], 'count') else MAP, UNMAP
 
     def calls(self, *numbers):
         return [c for c in IoctlLog(self.log).calls if c['nr'] in numbers]

@@ -359,10 +359,25 @@ static void test_giommu_width(void)
     end();
 }
 
-/* Hotplug is refused by QEMU itself */
+/* An error for one that is plugged, too; it is QEMU itself that says so */
 static void test_giommu_no_caching_mode(void)
 {
     g_autofree char *error = NULL;
+    const char *desc;
+    QDict *answer;
+
+    start("", Q35 "-m 256 -device intel-iommu -device pcie-root-port,id=rp0 "
+          "-object iommufd,id=iommufd0");
+    answer = qtest_qmp(qts, "{'execute': 'device_add', 'arguments': "
+                       "{'driver': 'vfio-pci', 'bus': 'rp0', 'host': '"
+                       BDF "', 'iommufd': 'iommufd0'}}");
+    desc = qdict_get_str(qdict_get_qdict(answer, "error"), "desc");
+    g_test_message("said: %s", desc);
+    g_assert_nonnull(strstr(desc, "caching-mode=on"));
+    qobject_unref(answer);
+    qtest_qmp_assert_success(qts, "{'execute': 'object-del', 'arguments': "
+                             "{'id': 'iommufd0'}}");
+    end();
 
     env = fake_env_new();
     error = fake_env_start_fails(env, Q35 "-m 256 -device intel-iommu " DEVICE);
