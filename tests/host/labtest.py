@@ -92,6 +92,14 @@ def equal(got, want, what=''):
     check(got == want, f'{what}: got {got!r}, want {want!r}')
 
 
+def stuck(pid):
+    """Print where each thread of a process is, which does not end."""
+    for task in sorted(os.listdir(f'/proc/{pid}/task'), key=int):
+        at = [read(f'/proc/{pid}/task/{task}/{name}').strip()
+              for name in ('comm', 'wchan', 'syscall')]
+        print('# stuck:', task, *at, flush=True)
+
+
 def read(path):
     with open(path) as f:
         return f.read()
