@@ -10,10 +10,12 @@
  */
 
 #include "qemu/osdep.h"
+#include "qemu/bswap.h"
 #include "qemu/units.h"
 #include "libqos/malloc-pc.h"
 #include "libqos/pci-pc.h"
 #include "libqos/virtio-pci.h"
+#include "standard-headers/linux/virtio_iommu.h"
 #include "standard-headers/linux/virtio_mem.h"
 #include "standard-headers/linux/virtio_ring.h"
 #include "fake-iommufd-env.h"
@@ -60,10 +62,73 @@ static void expect_said(const char *what)
     g_assert_nonnull(strstr(said, what));
 }
 
+static void expect_running(void)
+{
+    QDict *status = qtest_qmp(qts, "{'execute': 'query-status'}");
+
+    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(status, "return"), "status"),
+                    ==, "running");
+    qobject_unref(status);
+}
+
 static void cont(void)
 {
     qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
     qtest_qmp_eventwait(qts, "RESUME");
+}
+
+/* A virtio device with one queue, in a slot */
+
+typedef struct Virtio {
+    QPCIBus *bus;
+    QVirtioPCIDevice *dev;
+    QVirtQueue *vq;
+} Virtio;
+
+static Virtio virtio_start(int slot)
+{
+    QPCIAddress address = { .devfn = QPCI_DEVFN(slot, 0) };
+    Virtio v = { .bus = qpci_new_pc(qts, NULL) };
+    uint64_t features;
+
+    v.dev = virtio_pci_new(v.bus, &address);
+    g_assert_nonnull(v.dev);
+    qvirtio_pci_device_enable(v.dev);
+    qvirtio_start_device(&v.dev->vdev);
+    features = qvirtio_get_features(&v.dev->vdev);
+    qvirtio_set_features(&v.dev->vdev, features &
+                         ~(QVIRTIO_F_BAD_FEATURE |
+                           (1u << VIRTIO_RING_F_INDIRECT_DESC) |
+                           (1u << VIRTIO_RING_F_EVENT_IDX)));
+    v.vq = qvirtqueue_setup(&v.dev->vdev, &alloc, 0);
+    qvirtio_set_driver_ok(&v.dev->vdev);
+    g_free(fake_env_take_log(env));
+    return v;
+}
+
+static void virtio_free(Virtio *v)
+{
+    qvirtqueue_cleanup(v->dev->vdev.bus, v->vq, &alloc);
+    qvirtio_pci_device_disable(v->dev);
+    qvirtio_pci_destructor(&v->dev->obj);
+    g_free(v->dev);
+    qpci_free_pc(v->bus);
+}
+
+/* What the device says to a request: the first word of its answer */
+static unsigned virtio_ask(Virtio *v, const void *request, unsigned size,
+                           unsigned answer)
+{
+    uint64_t at = guest_alloc(&alloc, size + answer);
+    uint32_t head;
+
+    qtest_memwrite(qts, at, request, size);
+    head = qvirtqueue_add(qts, v->vq, at, size, false, true);
+    qvirtqueue_add(qts, v->vq, at + size, answer, true, false);
+    qvirtqueue_kick(qts, &v->dev->vdev, v->vq, head);
+    qvirtio_wait_used_elem(qts, &v->dev->vdev, v->vq, head, NULL,
+                           10 * G_USEC_PER_SEC);
+    return qtest_readw(qts, at + size);
 }
 
 /* Intel's IOMMU: one page of IOVA for the device in slot 5, or slot 0 */
@@ -265,7 +330,6 @@ static void test_giommu_refused(void)
 {
     g_autofree char *said = NULL;
     Large large;
-    QDict *status;
     Vtd vtd;
     char *at;
 
@@ -288,10 +352,93 @@ static void test_giommu_refused(void)
                 "there fails\n");
     g_assert_nonnull(at);
     g_assert_null(strstr(at + 10, "a guest IOMMU maps"));
-    status = qtest_qmp(qts, "{'execute': 'query-status'}");
-    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(status, "return"), "status"),
-                    ==, "running");
-    qobject_unref(status);
+    expect_running();
+    end();
+}
+
+/* The guest asks virtio-iommu for what the IOMMU of the host cannot do */
+
+#define DOMAIN      1
+
+static unsigned viommu_attach(Virtio *v)
+{
+    struct virtio_iommu_req_attach req = {
+        .head.type = VIRTIO_IOMMU_T_ATTACH,
+        .domain = cpu_to_le32(DOMAIN),
+        .endpoint = cpu_to_le32(QPCI_DEVFN(5, 0)),
+    };
+
+    return virtio_ask(v, &req, offsetof(typeof(req), tail), sizeof(req.tail));
+}
+
+static unsigned viommu_map(Virtio *v, uint64_t iova, uint64_t last,
+                           uint64_t to)
+{
+    struct virtio_iommu_req_map req = {
+        .head.type = VIRTIO_IOMMU_T_MAP,
+        .domain = cpu_to_le32(DOMAIN),
+        .virt_start = cpu_to_le64(iova),
+        .virt_end = cpu_to_le64(last),
+        .phys_start = cpu_to_le64(to),
+        .flags = cpu_to_le32(VIRTIO_IOMMU_MAP_F_READ |
+                             VIRTIO_IOMMU_MAP_F_WRITE),
+    };
+
+    return virtio_ask(v, &req, offsetof(typeof(req), tail), sizeof(req.tail));
+}
+
+static unsigned viommu_unmap(Virtio *v, uint64_t iova, uint64_t last)
+{
+    struct virtio_iommu_req_unmap req = {
+        .head.type = VIRTIO_IOMMU_T_UNMAP,
+        .domain = cpu_to_le32(DOMAIN),
+        .virt_start = cpu_to_le64(iova),
+        .virt_end = cpu_to_le64(last),
+    };
+
+    return virtio_ask(v, &req, offsetof(typeof(req), tail), sizeof(req.tail));
+}
+
+static void test_giommu_virtio(void)
+{
+    g_autofree char *said = NULL;
+    Virtio v;
+    FakeMaps m;
+    char *at;
+
+    start("aperture-last 0x7fffffffff", Q35 "-m 256 "
+          "-device virtio-iommu-pci,addr=7 " DEVICE);
+    v = virtio_start(7);
+    g_assert_cmpuint(viommu_attach(&v), ==, VIRTIO_IOMMU_S_OK);
+    g_free(fake_env_take_log(env));
+    g_assert_cmpuint(viommu_map(&v, 0x5000, 0x5fff, 0x200000), ==,
+                     VIRTIO_IOMMU_S_OK);
+    expect_log("IOMMU_IOAS_COPY ioas=2 iova=0x5000 length=0x1000 from=3 "
+               "at=0x200000 flags=0x7 = 0\n");
+
+    /* An address of 41 bits; a part of a page; more than there are addresses */
+    viommu_map(&v, 1ull << 40, (1ull << 40) + 0xfff, 0x300000);
+    viommu_map(&v, 0x8000, 0x87ff, 0x300000);
+    m = maps();
+    g_assert_cmpuint(m.maps + m.failed + m.unmaps, ==, 0);
+    g_assert_cmpuint(viommu_unmap(&v, 0, UINT64_MAX), ==, VIRTIO_IOMMU_S_OK);
+    expect_log("IOMMU_IOAS_UNMAP ioas=2 iova=0x5000 length=0x1000 = 0\n");
+    viommu_map(&v, 0, UINT64_MAX, 0);
+    m = maps();
+    g_assert_cmphex(m.copied + m.mapped_rw + m.failed, ==, 0);
+    expect_running();
+    viommu_unmap(&v, 0, UINT64_MAX);
+
+    said = fake_env_said(env);
+    at = strstr(said, "vfio: a guest IOMMU maps [0x10000000000, 0x10000000fff] "
+                "('virtio-iommu-memory-region-0-40') to what the IOMMU of the "
+                "host cannot translate: DMA there fails\n");
+    g_assert_nonnull(at);
+    g_assert_null(strstr(at + 10, "a guest IOMMU maps"));
+    g_assert_cmpuint(viommu_map(&v, 0x6000, 0x6fff, 0x200000), ==,
+                     VIRTIO_IOMMU_S_OK);
+    expect_log("iova=0x6000 length=0x1000 ");
+    virtio_free(&v);
     end();
 }
 
@@ -541,68 +688,23 @@ static void test_giommu_silent(void)
                     "-device virtio-mem-pci,memdev=mem0,requested-size=4M," \
                     "block-size=2M,addr=6 "
 
-typedef struct Mem {
-    QPCIBus *bus;
-    QVirtioPCIDevice *dev;
-    QVirtQueue *vq;
-} Mem;
-
-static Mem mem_start(void)
-{
-    QPCIAddress address = { .devfn = QPCI_DEVFN(6, 0) };
-    Mem mem = { .bus = qpci_new_pc(qts, NULL) };
-    uint64_t features;
-
-    mem.dev = virtio_pci_new(mem.bus, &address);
-    g_assert_nonnull(mem.dev);
-    qvirtio_pci_device_enable(mem.dev);
-    qvirtio_start_device(&mem.dev->vdev);
-    features = qvirtio_get_features(&mem.dev->vdev);
-    qvirtio_set_features(&mem.dev->vdev, features &
-                         ~(QVIRTIO_F_BAD_FEATURE |
-                           (1u << VIRTIO_RING_F_INDIRECT_DESC) |
-                           (1u << VIRTIO_RING_F_EVENT_IDX)));
-    mem.vq = qvirtqueue_setup(&mem.dev->vdev, &alloc, 0);
-    qvirtio_set_driver_ok(&mem.dev->vdev);
-    g_free(fake_env_take_log(env));
-    return mem;
-}
-
-static void mem_free(Mem *mem)
-{
-    qvirtqueue_cleanup(mem->dev->vdev.bus, mem->vq, &alloc);
-    qvirtio_pci_device_disable(mem->dev);
-    qvirtio_pci_destructor(&mem->dev->obj);
-    g_free(mem->dev);
-    qpci_free_pc(mem->bus);
-}
-
 /* What the device answers */
-static unsigned mem_ask(Mem *mem, uint16_t type, uint64_t addr)
+static unsigned mem_ask(Virtio *mem, uint16_t type, uint64_t addr)
 {
-    uint64_t at = guest_alloc(&alloc, 64);
-    uint32_t head;
+    struct virtio_mem_req req = {
+        .type = cpu_to_le16(type),
+        .u.plug = { cpu_to_le64(addr), cpu_to_le16(1) },
+    };
 
-    qtest_memset(qts, at, 0, 64);
-    qtest_writew(qts, at, type);
-    qtest_writeq(qts, at + 8, addr);
-    qtest_writew(qts, at + 16, 1);
-    head = qvirtqueue_add(qts, mem->vq, at, sizeof(struct virtio_mem_req),
-                          false, true);
-    qvirtqueue_add(qts, mem->vq, at + 32, sizeof(struct virtio_mem_resp), true,
-                   false);
-    qvirtqueue_kick(qts, &mem->dev->vdev, mem->vq, head);
-    qvirtio_wait_used_elem(qts, &mem->dev->vdev, mem->vq, head, NULL,
-                           10 * G_USEC_PER_SEC);
-    return qtest_readw(qts, at + 32);
+    return virtio_ask(mem, &req, sizeof(req), sizeof(struct virtio_mem_resp));
 }
 
 static void test_virtio_mem(void)
 {
-    Mem mem;
+    Virtio mem;
 
     start("", Q35 VIRTIO_MEM DEVICE);
-    mem = mem_start();
+    mem = virtio_start(6);
 
     /* A block that cannot be mapped is not plugged */
     fake_env_control(env, "fail IOMMU_IOAS_MAP 1 12");
@@ -622,17 +724,17 @@ static void test_virtio_mem(void)
     mem_ask(&mem, VIRTIO_MEM_REQ_UNPLUG, MEM0 + BLOCK);
     expect_said("vfio: unmapping [0x100200000, 0x1003fffff] ('mem0') failed: "
                 "Input/output error\n");
-    mem_free(&mem);
+    virtio_free(&mem);
     end();
 }
 
 /* Unplugged, with bytes that a device has written */
 static void test_virtio_mem_dirty(void)
 {
-    Mem mem;
+    Virtio mem;
 
     start("dirty 1", Q35 VIRTIO_MEM DEVICE " -trace vfio_ioas_written");
-    mem = mem_start();
+    mem = virtio_start(6);
     dirty_log_on(60);
     g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0 + BLOCK), ==,
                     VIRTIO_MEM_RESP_ACK);
@@ -642,7 +744,7 @@ static void test_virtio_mem_dirty(void)
                     VIRTIO_MEM_RESP_ACK);
     expect_read("flags=0x1 iova=0x100200000 length=0x200000 = 0\n");
     expect_said("mem0 512 pages from 0x200000\n");
-    mem_free(&mem);
+    virtio_free(&mem);
     end();
 }
 
@@ -650,11 +752,11 @@ static void test_virtio_mem_dirty(void)
 static void test_giommu_virtio_mem(void)
 {
     FakeMaps m;
-    Mem mem;
+    Virtio mem;
     Vtd vtd;
 
     start("", Q35 VIRTIO_MEM "-device intel-iommu,caching-mode=on " DEVICE);
-    mem = mem_start();
+    mem = virtio_start(6);
     /* While the guest's is off: in both, by the one that hears of it first */
     g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0), ==,
                     VIRTIO_MEM_RESP_ACK);
@@ -684,7 +786,7 @@ static void test_giommu_virtio_mem(void)
                 "RLIMIT_MEMLOCK bounds it\n");
     vtd_set(&vtd, (MEM0 + BLOCK) | 3);
     expect_said("iommu map to discarded memory");
-    mem_free(&mem);
+    virtio_free(&mem);
     end();
 }
 
@@ -718,6 +820,7 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-memory/giommu-split-fails",
                    test_giommu_split_fails);
     qtest_add_func("vfio-iommufd-memory/giommu-refused", test_giommu_refused);
+    qtest_add_func("vfio-iommufd-memory/giommu-virtio", test_giommu_virtio);
     qtest_add_func("vfio-iommufd-memory/giommu-once", test_giommu_once);
     qtest_add_func("vfio-iommufd-memory/giommu-width", test_giommu_width);
     qtest_add_func("vfio-iommufd-memory/giommu-no-caching-mode",
