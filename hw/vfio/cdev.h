@@ -110,8 +110,9 @@ bool vfio_cdev_fresh(VFIODevice *vbasedev);
 void vfio_cdev_was_reset(VFIODevice *vbasedev);
 
 /**
- * vfio_cdev_region_room - how many bytes of capabilities to ask for at once with
- * VFIO_DEVICE_GET_REGION_INFO
+ * vfio_cdev_region_room - how many bytes of capabilities to ask for at once
+ *
+ * With VFIO_DEVICE_GET_REGION_INFO.
  *
  * 0 without a cdev, and for an mdev, whose driver may refuse what is too large.
  */

@@ -69,9 +69,9 @@ static bool vfio_giommu_clip(VFIOIOASSection *s, DMAMap *piece)
 }
 
 /*
- * What the host's IOMMU has no entry for.  It is the guest that asks for it, and
- * may be a process of the guest's: no reason to stop the VM, and trying again
- * does not help.
+ * What the host's IOMMU has no entry for.  It is the guest that asks for it,
+ * and may be a process of the guest's: no reason to stop the VM, and trying
+ * again does not help.
  */
 static void vfio_giommu_refuse(VFIOIOASSection *s, const DMAMap *piece)
 {
@@ -280,7 +280,7 @@ void vfio_giommu_stop(VFIOIOASSection *s)
 
 void vfio_giommu_replay(VFIOIOASSection *s)
 {
-    /* intel-iommu begins by unmapping everything, while devices may be at work */
+    /* intel-iommu begins by unmapping everything; devices may be at work */
     s->replaying = true;
     memory_region_iommu_replay(IOMMU_MEMORY_REGION(s->mr), &s->notifier);
     s->replaying = false;

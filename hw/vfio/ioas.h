@@ -502,7 +502,7 @@ bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp);
 /**
  * vfio_ioas_start_dynamic - listen to the source of the section, map its pieces
  * vfio_ioas_stop_dynamic - the reverse, with everything unmapped
- * vfio_ioas_retry_failed - map what an earlier attempt could not, in any section
+ * vfio_ioas_retry_failed - map what an earlier attempt could not
  *
  * The last changes nothing about what is mapped: devices may use it.
  */
