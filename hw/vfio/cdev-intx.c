@@ -20,12 +20,6 @@
 #include "cdev-intx.h"
 #include "trace.h"
 
-/* INTx is being set up or torn down, not handed over while it is in use */
-static bool vfio_cdev_intx_idle(VFIOPCIDevice *vdev)
-{
-    return vdev->vbasedev.cdev && vdev->interrupt != VFIO_INT_INTx;
-}
-
 void vfio_cdev_intx_mask(VFIOPCIDevice *vdev)
 {
     if (!vdev->vbasedev.cdev) {
@@ -35,7 +29,7 @@ void vfio_cdev_intx_mask(VFIOPCIDevice *vdev)
 
 void vfio_cdev_intx_unmask(VFIOPCIDevice *vdev)
 {
-    if (!vfio_cdev_intx_idle(vdev)) {
+    if (!vdev->vbasedev.cdev || vdev->interrupt == VFIO_INT_INTx) {
         vfio_unmask_single_irqindex(&vdev->vbasedev, VFIO_PCI_INTX_IRQ_INDEX);
     }
 }

@@ -133,6 +133,11 @@ static bool vfio_cdev_get_info(VFIOCdev *cdev, Error **errp)
     return true;
 }
 
+size_t vfio_cdev_region_room(VFIODevice *vbasedev)
+{
+    return vbasedev->cdev && !vbasedev->cdev->mdev ? 256 : 0;
+}
+
 /* Attach to a page table */
 
 static int vfio_cdev_attach_pt(VFIOCdev *cdev, uint32_t pt_id)
@@ -249,11 +254,6 @@ void vfio_cdev_was_reset(VFIODevice *vbasedev)
         trace_vfio_cdev_fresh(vbasedev->name);
         vbasedev->cdev->fresh = false;
     }
-}
-
-size_t vfio_cdev_region_room(VFIODevice *vbasedev)
-{
-    return vbasedev->cdev && !vbasedev->cdev->mdev ? 256 : 0;
 }
 
 struct vfio_pci_hot_reset_info *vfio_cdev_hot_reset_info(VFIOCdev *cdev,

@@ -325,13 +325,23 @@ static void test_giommu_split_fails(void)
     end();
 }
 
+static void expect_refused_once(const char *what)
+{
+    g_autofree char *said = fake_env_said(env);
+    g_autofree char *line = g_strdup_printf(
+        "vfio: a guest IOMMU maps %s to what the IOMMU of the host cannot "
+        "translate: DMA there fails\n", what);
+    char *at = strstr(said, line);
+
+    g_assert_nonnull(at);
+    g_assert_null(strstr(at + 10, "a guest IOMMU maps"));
+}
+
 /* What the host's IOMMU has no entry for: no fault of the VM's */
 static void test_giommu_refused(void)
 {
-    g_autofree char *said = NULL;
     Large large;
     Vtd vtd;
-    char *at;
 
     start("hole 0 0xc0000000 0xc0000fff", Q35 "-m 256 -device intel-iommu,"
           "caching-mode=on " DEVICE);
@@ -346,12 +356,7 @@ static void test_giommu_refused(void)
     vtd_set(&vtd, 0x200000 | 3);
     expect_log("iova=0x5000 length=0x1000 ");
 
-    said = fake_env_said(env);
-    at = strstr(said, "vfio: a guest IOMMU maps [0xc0000000, 0xc01fffff] ("
-                REGION ") to what the IOMMU of the host cannot translate: DMA "
-                "there fails\n");
-    g_assert_nonnull(at);
-    g_assert_null(strstr(at + 10, "a guest IOMMU maps"));
+    expect_refused_once("[0xc0000000, 0xc01fffff] (" REGION ")");
     expect_running();
     end();
 }
@@ -401,10 +406,8 @@ static unsigned viommu_unmap(Virtio *v, uint64_t iova, uint64_t last)
 
 static void test_giommu_virtio(void)
 {
-    g_autofree char *said = NULL;
     Virtio v;
     FakeMaps m;
-    char *at;
 
     start("aperture-last 0x7fffffffff", Q35 "-m 256 "
           "-device virtio-iommu-pci,addr=7 " DEVICE);
@@ -429,12 +432,8 @@ static void test_giommu_virtio(void)
     expect_running();
     viommu_unmap(&v, 0, UINT64_MAX);
 
-    said = fake_env_said(env);
-    at = strstr(said, "vfio: a guest IOMMU maps [0x10000000000, 0x10000000fff] "
-                "('virtio-iommu-memory-region-0-40') to what the IOMMU of the "
-                "host cannot translate: DMA there fails\n");
-    g_assert_nonnull(at);
-    g_assert_null(strstr(at + 10, "a guest IOMMU maps"));
+    expect_refused_once("[0x10000000000, 0x10000000fff] "
+                        "('virtio-iommu-memory-region-0-40')");
     g_assert_cmpuint(viommu_map(&v, 0x6000, 0x6fff, 0x200000), ==,
                      VIRTIO_IOMMU_S_OK);
     expect_log("iova=0x6000 length=0x1000 ");
