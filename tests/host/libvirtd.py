@@ -18,7 +18,7 @@ import subprocess
 import sys
 
 import dialogue
-from labtest import (BUILD, QEMU, ROOT, Guest, bind, cdev, check, equal, pci, read, told,
+from labtest import (BUILD, LINUX, QEMU, ROOT, Guest, bind, cdev, check, equal, pci, read, told,
                      wait, write)
 from labvfio import DmaTest
 from manager import USER, is_free
@@ -203,7 +203,7 @@ class LibvirtGuest(Guest):
   <memory unit='MiB'>192</memory><vcpu>1</vcpu>
   <os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type>
     <kernel>{BASE}/bzImage</kernel><initrd>{BASE}/initramfs.gz</initrd>
-    <cmdline>console=ttyS0 quiet panic=-1 random.trust_cpu=on {HUGE_PAGES}</cmdline></os>
+    <cmdline>{LINUX}{HUGE_PAGES}</cmdline></os>
   <features><acpi/><apic/></features>
   <cpu mode='host-passthrough'><feature policy='disable' name='tsc-deadline'/></cpu>
   <devices>

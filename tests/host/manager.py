@@ -23,7 +23,7 @@ import shutil
 import socket
 import struct
 
-from labtest import BUILD, Guest, Qmp, cdev, check, equal, read, told, wait
+from labtest import BUILD, LINUX, Guest, Qmp, cdev, check, equal, read, told, wait
 
 IOMMU_DESTROY, IOMMU_IOAS_ALLOC, IOMMU_OPTION = 0x3b80, 0x3b81, 0x3b87
 VFIO_DEVICE_BIND_IOMMUFD = 0x3b64 + 18
@@ -186,7 +186,7 @@ class ManagedGuest(Guest):
                 '-serial', f'file:{self.console}',
                 '-kernel', self.copy(os.environ['QI_KERNEL']),
                 '-initrd', self.copy(BUILD + '/guest/initramfs.gz'),
-                '-append', 'console=ttyS0 quiet panic=-1 random.trust_cpu=on ' + append]
+                '-append', LINUX + append]
 
 
     def copy(self, path):
