@@ -56,6 +56,7 @@ struct DMATestState {
     uint8_t window[DMA_TEST_H_WINDOW_SIZE];
     DMATestLog *log;                            /* NULL: off */
     uint32_t log_ranges;                        /* property: how many at most */
+    bool flr, acs;                              /* properties */
     uint32_t log_used;
 };
 
@@ -526,6 +527,11 @@ static void dma_test_realize(PCIDevice *dev, Error **errp)
         error_setg(errp, "log-ranges must be 1 to %d", DMA_TEST_MAX_RANGES);
         return;
     }
+    if (s->acs && !(dev->cap_present & QEMU_PCI_CAP_MULTIFUNCTION) &&
+        !PCI_FUNC(dev->devfn)) {
+        error_setg(errp, "acs=on is for functions of a multifunction device");
+        return;
+    }
     memory_region_init_io(&s->bar, OBJECT(s), &dma_test_ops, s, "dma-test",
                           DMA_TEST_BAR_SIZE);
     memory_region_init_io(&s->host_bar, OBJECT(s), &dma_test_host_ops, s,
@@ -541,7 +547,12 @@ static void dma_test_realize(PCIDevice *dev, Error **errp)
         error_setg_errno(errp, -ret, "no room for the PCI Express capability");
         return;
     }
-    pcie_cap_flr_init(dev);
+    if (s->flr) {
+        pcie_cap_flr_init(dev);
+    }
+    if (s->acs) {
+        pcie_acs_init(dev, PCI_CONFIG_SPACE_SIZE);
+    }
     if (msix_init(dev, 1, &s->msix_bar, DMA_TEST_MSIX_BAR, 0, &s->msix_bar,
                   DMA_TEST_MSIX_BAR, 0x800, 0, errp)) {
         pcie_cap_exit(dev);
@@ -563,6 +574,8 @@ static void dma_test_exit(PCIDevice *dev)
 
 static Property dma_test_properties[] = {
     DEFINE_PROP_UINT32("log-ranges", DMATestState, log_ranges, 4),
+    DEFINE_PROP_BOOL("flr", DMATestState, flr, true),
+    DEFINE_PROP_BOOL("acs", DMATestState, acs, false),
     DEFINE_PROP_END_OF_LIST(),
 };
 

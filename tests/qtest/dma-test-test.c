@@ -308,6 +308,23 @@ static void test_log(void)
     end();
 }
 
+static void test_properties(void)
+{
+    QTestState *q = qtest_init("-machine q35 -nodefaults "
+                               "-device pcie-root-port,id=rp");
+    QDict *answer;
+
+    answer = qtest_qmp(q, "{'execute': 'device_add', 'arguments': {"
+                       "'driver': 'dma-test', 'bus': 'rp', 'acs': true}}");
+    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(answer, "error"), "desc"), ==,
+                    "acs=on is for functions of a multifunction device");
+    qobject_unref(answer);
+    qtest_qmp_assert_success(q, "{'execute': 'device_add', 'arguments': {"
+                             "'driver': 'dma-test', 'bus': 'rp', 'acs': true,"
+                             " 'multifunction': true, 'flr': false}}");
+    qtest_quit(q);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -315,5 +332,6 @@ int main(int argc, char **argv)
     qtest_add_func("dma-test/bad-program", test_bad_program);
     qtest_add_func("dma-test/state", test_state);
     qtest_add_func("dma-test/log", test_log);
+    qtest_add_func("dma-test/properties", test_properties);
     return g_test_run();
 }
