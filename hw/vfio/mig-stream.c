@@ -26,6 +26,7 @@
 #include "io/channel-buffer.h"
 #include "migration/qemu-file.h"
 #include "qapi/error.h"
+#include "qemu/lockable.h"
 #include "trace.h"
 
 #define MAGIC       0x56464d00  /* "VFM", and the type */
@@ -60,7 +61,7 @@ void vfio_mig_put_header(VFIOMig *m, QEMUFile *f)
     qemu_put_be32(f, 0);        /* flags; none is known */
 }
 
-ssize_t vfio_mig_put_data(VFIOMig *m, QEMUFile *f, Error **errp)
+static ssize_t read_data(VFIOMig *m, Error **errp)
 {
     ssize_t len;
 
@@ -84,17 +85,38 @@ ssize_t vfio_mig_put_data(VFIOMig *m, QEMUFile *f, Error **errp)
         m->eof = m->state == VFIO_DEVICE_STATE_STOP_COPY;
         return 0;
     }
-    if (m->announced != m->session) {
-        m->announced = m->session;
+    return len;
+}
+
+ssize_t vfio_mig_put_data(VFIOMig *m, QEMUFile *f, Error **errp)
+{
+    uint32_t session;
+    uint64_t at;
+    bool announce;
+    ssize_t len;
+
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        if (!vfio_mig_in_session(m) || m->eof) {
+            return 0;
+        }
+        len = read_data(m, errp);
+        if (len <= 0) {
+            return len;
+        }
+        session = m->session;
+        announce = m->announced != session;
+        m->announced = session;
+        at = m->session_bytes;
+        m->session_bytes += len;
+    }
+    if (announce) {
         put_record(f, SESSION, 4);
-        qemu_put_be32(f, m->session);
+        qemu_put_be32(f, session);
     }
     put_record(f, DATA, 8 + len);
-    qemu_put_be64(f, m->session_bytes);
+    qemu_put_be64(f, at);
     qemu_put_buffer(f, m->buf, len);
-    trace_vfio_mig_put_data(m->vbasedev->name, m->session, m->session_bytes,
-                            len);
-    m->session_bytes += len;
+    trace_vfio_mig_put_data(m->name, session, at, len);
     return len;
 }
 

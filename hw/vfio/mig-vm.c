@@ -14,7 +14,8 @@
  *   vm_late        beyond all depths   then: RUN         first: QUIESCE
  *
  * The handlers cannot fail.  A device that cannot stop makes the migration or
- * the snapshot fail, which finds it not stopped.  One that cannot run stops
+ * the snapshot fail: what it has written since RAM was read for the last time
+ * would be lost, even if it could stop later.  One that cannot run stops
  * the VM, with a line; `cont` tries again, and resets a device in ERROR.
  */
 
@@ -87,6 +88,8 @@ static void vm_starts(VFIOMig *m, VFIOMigEvent event)
     if (!ret) {
         ret = vfio_mig_event(m, event, &err);
     }
+    error_free(m->not_stopped);
+    m->not_stopped = NULL;
     qemu_mutex_unlock(&m->lock);
     if (ret) {
         vfio_mig_cannot_run(m, err);
@@ -100,6 +103,11 @@ static void vm_stops(VFIOMig *m, VFIOMigEvent event, RunState state)
 
     qemu_mutex_lock(&m->lock);
     ret = vfio_mig_event(m, event, &err);
+    if (event == VFIO_MIG_STOP) {
+        error_free(m->not_stopped);
+        m->not_stopped = ret && m->state != VFIO_DEVICE_STATE_STOP ?
+                         error_copy(err) : NULL;
+    }
     qemu_mutex_unlock(&m->lock);
     if (!ret) {
         return;

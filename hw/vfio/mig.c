@@ -29,6 +29,7 @@
 #include "migration/vmstate.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
+#include "qemu/main-loop.h"
 #include "sysemu/runstate.h"
 #include "trace.h"
 
@@ -52,7 +53,7 @@ uint64_t vfio_mig_v2_bytes(void)
 /* Takes @err.  The migration ends and its error-desc tells why */
 static int save_fails(VFIOMig *m, QEMUFile *f, int ret, Error *err)
 {
-    error_prepend(&err, "vfio %s: ", m->vbasedev->name);
+    error_prepend(&err, "vfio %s: ", m->name);
     m->save_failed = true;
     qemu_file_set_error(f, ret);
     if (runstate_check(RUN_STATE_SAVE_VM)) {
@@ -66,7 +67,8 @@ static int save_fails(VFIOMig *m, QEMUFile *f, int ret, Error *err)
 
 static const char *unfit_capability(void)
 {
-    return migrate_postcopy_ram() ? "postcopy-ram" :
+    return runstate_check(RUN_STATE_SAVE_VM) ? NULL :
+           migrate_postcopy_ram() ? "postcopy-ram" :
            migrate_background_snapshot() ? "background-snapshot" :
            migrate_colo_enabled() ? "x-colo" : NULL;
 }
@@ -97,12 +99,36 @@ static int save_setup(QEMUFile *f, void *opaque)
             error_setg(&err, "migration capability %s does not go with an "
                        "assigned device", capability);
             ret = -ENOTSUP;
-        } else {
+        } else if (m->not_stopped) {
+            /* RAM will be read once more: it may stop until then */
+            ret = vfio_mig_event(m, VFIO_MIG_STOP, &err);
+            if (!ret) {
+                error_free(m->not_stopped);
+                m->not_stopped = NULL;
+            }
+        }
+        if (!ret) {
             ret = vfio_mig_event(m, VFIO_MIG_SAVE, &err);
         }
     }
     vfio_mig_put_end(f);
     return ret ? save_fails(m, f, ret, err) : qemu_file_get_error(f);
+}
+
+static void mig_free(VFIOMig *m)
+{
+    unregister_savevm(NULL, m->id, m);
+    g_free(m->buf);
+    error_free(m->not_stopped);
+    qemu_mutex_destroy(&m->lock);
+    g_free(m->name);
+    g_free(m->id);
+    g_free(m);
+}
+
+static void free_gone(void *opaque)
+{
+    mig_free(opaque);
 }
 
 static void save_cleanup(void *opaque)
@@ -111,21 +137,39 @@ static void save_cleanup(void *opaque)
     Error *err = NULL;
     int ret = 0;
 
+    vfio_mig_writes_reset();
     WITH_QEMU_LOCK_GUARD(&m->lock) {
-        if (m->saving) {
-            m->saving = false;
+        if (m->saving && !m->gone) {
             ret = vfio_mig_event(m, VFIO_MIG_UNSAVE, &err);
             vfio_mig_show_v1(m);
         }
+        m->saving = false;
         g_free(m->buf);
         m->buf = NULL;
     }
-    vfio_mig_writes_reset();
-    if (ret && !m->failed) {
+    if (m->gone) {              /* not now: it is in a list that is walked */
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), free_gone, m);
+    } else if (ret && runstate_check(RUN_STATE_SAVE_VM)) {
+        error_reportf_err(err, "vfio %s: ", m->name);   /* `cont` resets it */
+    } else if (ret && !m->failed) {
         vfio_mig_cannot_run(m, err);
     } else {
         error_free(err);
     }
+}
+
+/* A guest may remove the device, a user may ask for postcopy, at any moment */
+static bool can_go_on(VFIOMig *m, Error **errp)
+{
+    if (m->gone) {
+        error_setg(errp, "the guest has removed the device");
+        return false;
+    }
+    if (qatomic_read(&migrate_get_current()->start_postcopy)) {
+        error_setg(errp, "postcopy does not go with an assigned device");
+        return false;
+    }
+    return true;
 }
 
 /* What is left to send while the VM is stopped, as the driver estimates */
@@ -146,9 +190,13 @@ static void save_live_pending(QEMUFile *f, void *opaque, uint64_t threshold,
 {
     VFIOMig *m = opaque;
     struct vfio_precopy_info info = { .argsz = sizeof(info) };
+    Error *err = NULL;
     uint64_t left;
 
     QEMU_LOCK_GUARD(&m->lock);
+    if (!m->save_failed && !can_go_on(m, &err)) {
+        save_fails(m, f, -ENOTSUP, err);
+    }
     if (m->save_failed) {
         *precopy_only += threshold + 1;     /* do not stop the VM for this */
         return;
@@ -169,7 +217,7 @@ static void save_live_pending(QEMUFile *f, void *opaque, uint64_t threshold,
             left += vfio_mig_writes_unknown() ? 0 : threshold;
         }
     }
-    trace_vfio_mig_pending(m->vbasedev->name, left, m->stop_copy_bytes,
+    trace_vfio_mig_pending(m->name, left, m->stop_copy_bytes,
                            info.initial_bytes, info.dirty_bytes);
     *precopy_only += left;
 }
@@ -185,12 +233,14 @@ static int save_live_iterate(QEMUFile *f, void *opaque)
     ssize_t ret = 0;
 
     WITH_QEMU_LOCK_GUARD(&m->lock) {
-        if (!vfio_mig_in_session(m)) {
+        if (!can_go_on(m, &err)) {
+            ret = -ENOTSUP;
+        } else if (!vfio_mig_in_session(m)) {
             ret = vfio_mig_event(m, VFIO_MIG_SAVE, &err);
         }
-        if (!ret && vfio_mig_in_session(m) && !m->eof) {
-            ret = vfio_mig_put_data(m, f, &err);
-        }
+    }
+    if (!ret) {
+        ret = vfio_mig_put_data(m, f, &err);
     }
     vfio_mig_put_end(f);
     if (ret < 0) {
@@ -211,25 +261,29 @@ static int save_live_complete_precopy(QEMUFile *f, void *opaque)
     ssize_t ret;
 
     WITH_QEMU_LOCK_GUARD(&m->lock) {
-        /* not if it is; after a reset, or if it could not stop */
-        ret = vfio_mig_event(m, VFIO_MIG_STOP, &err);
+        if (!can_go_on(m, &err)) {
+            ret = -ENOTSUP;
+        } else if (m->not_stopped) {
+            err = error_copy(m->not_stopped);
+            ret = -EIO;
+        } else {
+            /* not if it is; after a reset, when it is quiet */
+            ret = vfio_mig_event(m, VFIO_MIG_STOP, &err);
+        }
         if (!ret) {
             ret = vfio_mig_event(m, VFIO_MIG_SAVE, &err);
         }
-        while (!ret && !m->eof) {
-            if (!vfio_mig_in_session(m)) {
-                error_setg(&err, "the device was reset while it was saved");
-                ret = -EIO;
-                break;
-            }
-            ret = vfio_mig_put_data(m, f, &err);
-            if (ret > 0) {
-                qatomic_set(&bytes_sent, bytes_sent + ret);
-                ret = qemu_file_get_error(f);
-            }
-        }
-        if (!ret) {
+    }
+    while (!ret && (ret = vfio_mig_put_data(m, f, &err)) > 0) {
+        qatomic_set(&bytes_sent, bytes_sent + ret);
+        ret = qemu_file_get_error(f);
+    }
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        if (!ret && m->eof) {
             vfio_mig_put_data_end(m, f);
+        } else if (!ret) {
+            error_setg(&err, "the device was reset while it was saved");
+            ret = -EIO;
         }
     }
     vfio_mig_put_end(f);
@@ -238,7 +292,11 @@ static int save_live_complete_precopy(QEMUFile *f, void *opaque)
 
 static void save_state(QEMUFile *f, void *opaque)
 {
-    vfio_mig_put_config(opaque, f);
+    VFIOMig *m = opaque;
+
+    if (!m->gone) {             /* with the BQL it stays so */
+        vfio_mig_put_config(m, f);
+    }
     vfio_mig_put_end(f);
 }
 
@@ -257,6 +315,7 @@ static int load_setup(QEMUFile *f, void *opaque)
     int ret;
 
     m->loading = true;
+    m->not_loaded = false;
     m->header_seen = m->data_complete = m->config_loaded = false;
     m->load_session = 0;
     m->load_bytes = 0;
@@ -383,7 +442,7 @@ static bool start(VFIODevice *vbasedev, uint64_t flags, bool untracked,
                   Error **errp)
 {
     VFIOMig *m = g_new0(VFIOMig, 1);
-    g_autofree char *oid = NULL, *id = NULL;
+    g_autofree char *oid = NULL;
 
     m->vbasedev = m->v1.vbasedev = vbasedev;
     m->flags = flags;
@@ -404,8 +463,9 @@ static bool start(VFIODevice *vbasedev, uint64_t flags, bool untracked,
     vfio_mig_vm_init(m);
     /* By its place in the guest: what it is on the host may differ */
     oid = vmstate_if_get_id(VMSTATE_IF(vbasedev->dev));
-    id = oid ? g_strdup_printf("%s/vfio", oid) : g_strdup("vfio");
-    register_savevm_live(id, VMSTATE_INSTANCE_ID_ANY, VFIO_MIG_VERSION,
+    m->id = oid ? g_strdup_printf("%s/vfio", oid) : g_strdup("vfio");
+    m->name = g_strdup(vbasedev->name);
+    register_savevm_live(m->id, VMSTATE_INSTANCE_ID_ANY, VFIO_MIG_VERSION,
                          &handlers, m);
     vbasedev->migration = &m->v1;
     if (vbasedev->cdev) {
@@ -473,14 +533,17 @@ void vfio_mig_unrealize(VFIODevice *vbasedev)
     if (vbasedev->cdev) {
         vbasedev->cdev->writer.later = NULL;
     }
-    unregister_savevm(VMSTATE_IF(vbasedev->dev), "vfio", m);
     vfio_mig_vm_exit(m);
     QLIST_REMOVE(m, next);
     update_p2p_blocker(NULL);
-    if (m->data_fd >= 0) {
-        close(m->data_fd);
+    WITH_QEMU_LOCK_GUARD(&m->lock) {
+        if (m->data_fd >= 0) {
+            close(m->data_fd);
+            m->data_fd = -1;
+        }
+        m->gone = m->saving;
     }
-    g_free(m->buf);
-    qemu_mutex_destroy(&m->lock);
-    g_free(m);
+    if (!m->gone) {
+        mig_free(m);
+    }
 }

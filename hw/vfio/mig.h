@@ -25,7 +25,9 @@ typedef enum vfio_device_mig_state VFIOMigState;
 
 /*
  * One device that migrates by v2.  Exists from vfio_mig_realize() to
- * vfio_mig_unrealize(); VFIODevice.migration points to @v1 meanwhile.
+ * vfio_mig_unrealize(); VFIODevice.migration points to @v1 meanwhile.  If the
+ * guest removes the device while it is saved, until save_cleanup: the migration
+ * thread may be anywhere in here.  It is @gone then, and @vbasedev no more.
  *
  * @lock is for everything from @state on.  It is taken with and without the
  * BQL, and nobody who holds it waits for the BQL or for another @lock.
@@ -33,6 +35,7 @@ typedef enum vfio_device_mig_state VFIOMigState;
 typedef struct VFIOMig {
     VFIOMigration v1;           /* what dirty tracking of groups looks at */
     VFIODevice *vbasedev;
+    char *name, *id;            /* the device's; of its section */
     uint64_t flags;             /* VFIO_MIGRATION_* of the driver */
     VMChangeStateEntry *vm_early, *vm_late;
     QLIST_ENTRY(VFIOMig) next;
@@ -50,6 +53,8 @@ typedef struct VFIOMig {
 
     QemuMutex lock;
     VFIOMigState state;         /* as last heard of the kernel */
+    Error *not_stopped;         /* why it may write while the VM is stopped */
+    bool gone;
     int data_fd;                /* of the session, or -1 */
     bool saving;                /* between save_setup and save_cleanup */
     bool save_failed;
@@ -160,10 +165,11 @@ void vfio_mig_put_data_end(VFIOMig *m, QEMUFile *f);
 void vfio_mig_put_config(VFIOMig *m, QEMUFile *f);
 
 /**
- * vfio_mig_put_data - read what the device has and send it; @lock is held
+ * vfio_mig_put_data - read what the device has and send it
  *
+ * Takes @lock to read; sending may take long, and the main loop wants @lock.
  * Returns how many bytes, 0 if there is nothing now (@drained or @eof is set)
- * or the session has ended by a reset; -errno with @errp set.
+ * or no session, which a reset ends; -errno with @errp set.
  */
 ssize_t vfio_mig_put_data(VFIOMig *m, QEMUFile *f, Error **errp);
 

@@ -44,8 +44,8 @@
  *   dma-log-fails N FEATURE ERRNO   the one of VFIO_DEVICE_FEATURE_DMA_LOGGING_
  *   write N IOVA LENGTH  once: device N writes to memory
  *   migration N FLAGS    device N migrates by protocol v2 (VFIO_MIGRATION_*)
- *   arc N FROM TO ERRNO END  setting state TO in FROM fails, and leaves it in
- *                        END; these are numbers
+ *   arc N FROM TO ERRNO END [TIMES]  setting state TO in FROM fails, and leaves
+ *                        it in END; these are numbers; TIMES: not for ever
  *   read-error N ERRNO   the state of device N cannot be read in STOP_COPY;
  *                        with ENODEV it is reset, too
  *   open PATH ERRNO      open of PATH fails
@@ -88,7 +88,7 @@ typedef struct FakeDeviceControl {
     uint32_t dma_log_fails, dma_log_error;
     char vf_token[33];                  /* wanted, in hex; "": Linux 6.12 */
     uint32_t migration;                 /* VFIO_MIGRATION_*; 0: none */
-    unsigned arc_from, arc_to, arc_end;
+    unsigned arc_from, arc_to, arc_end, arc_times;
     int arc_error, read_error;
     int32_t shared_bus;                 /* devid of the other function, or 0 */
     unsigned holes;

@@ -152,8 +152,9 @@ static void control_line(const char *line)
     } else if (sscanf(line, "arc %u ", &n) == 1) {
         FakeDeviceControl *d = &fake_control.device[n];
 
-        if (sscanf(line, "arc %*u %u %u %d %u", &d->arc_from, &d->arc_to,
-                   &d->arc_error, &d->arc_end) != 4) {
+        d->arc_times = UINT_MAX;
+        if (sscanf(line, "arc %*u %u %u %d %u %u", &d->arc_from, &d->arc_to,
+                   &d->arc_error, &d->arc_end, &d->arc_times) < 4) {
             abort();
         }
     } else if (sscanf(line, "shared-bus %u %lli", &n, (long long *)&a) == 2) {

@@ -37,6 +37,7 @@ struct FakeMig {
     unsigned state;
     int fd;                     /* of the session, or -1 */
     bool disabled;              /* the device was reset */
+    unsigned arc_failed;        /* so often */
     size_t at, filled;          /* read or written; there */
     uint8_t data[TOTAL];
 };
@@ -250,7 +251,9 @@ static int set_state(FakeMig *m, struct vfio_device_feature_mig_state *set)
         !offered(d->migration, to)) {
         return -EINVAL;
     }
-    if (d->arc_error && d->arc_from == from && d->arc_to == to) {
+    if (d->arc_error && d->arc_from == from && d->arc_to == to &&
+        m->arc_failed < d->arc_times) {
+        m->arc_failed++;
         if (d->arc_end != from) {
             m->state = d->arc_end;
             end_session(m);

@@ -13,6 +13,8 @@
 #include "qapi/qmp/qdict.h"
 #include "qapi/qmp/qlist.h"
 #include "qapi/qmp/qstring.h"
+#include "libqos/pci-pc.h"
+#include "hw/pci/pci_regs.h"
 #include "fake-iommufd-env.h"
 
 #define MACHINE "-machine q35 -m 16 -nodefaults -object iommufd,id=iommufd0 "
@@ -247,8 +249,13 @@ static void test_source_fails(void)
           "PRE_COPY_P2P to STOP_COPY: Input/output error; it is in "
           "PRE_COPY_P2P now" },
         { "7 3 5 1", "completed", "" },
-        { "7 3 5 0", "failed", "vfio 0000:65:00.0: the device is in ERROR, "
-          "from where it cannot go on", true },
+        { "7 3 5 0", "failed", "vfio 0000:65:00.0: the device cannot go from "
+          "PRE_COPY_P2P to STOP_COPY: Input/output error; it is in ERROR now",
+          true },
+        /* it stops when asked again, but has written since RAM was read */
+        { "7 3 16 7 1", "failed", "vfio 0000:65:00.0: the device cannot go "
+          "from PRE_COPY_P2P to STOP_COPY: Device or resource busy; it is in "
+          "PRE_COPY_P2P now" },
         { "3 1 5 3", "completed", "" },
     };
     size_t i;
@@ -554,6 +561,67 @@ static void test_destination_fails(void)
     }
 }
 
+static bool set_capability(QTestState *qts, const char *name, bool on)
+{
+    QDict *rsp = qtest_qmp(qts, "{'execute': 'migrate-set-capabilities', "
+                           "'arguments': {'capabilities': [{'capability': %s, "
+                           "'state': %i}]}}", name, on);
+    bool done = !qdict_haskey(rsp, "error");
+
+    qobject_unref(rsp);
+    return done;
+}
+
+/*
+ * What ends a migration that goes on: postcopy, which the core allows for block
+ * bitmaps alone, and the guest, which switches off the slot of the device
+ */
+static void test_interrupted(void)
+{
+    static const char *const why[] = {
+        "vfio 0000:65:00.0: postcopy does not go with an assigned device",
+        "vfio 0000:65:00.0: the guest has removed the device",
+    };
+    int i;
+
+    for (i = 0; i < ARRAY_SIZE(why); i++) {
+        FakeEnv *env = new_env(FULL);
+        QTestState *a = fake_env_start(env, MACHINE
+                                       "-global ICH9-LPC.acpi-pci-hotplug-with-"
+                                       "bridge-support=off "
+                                       "-device pcie-root-port,id=rp,addr=6 "
+                                       "-device vfio-pci,host=0000:65:00.0,"
+                                       "iommufd=iommufd0,id=hd0,bus=rp,"
+                                       "enable-migration=on");
+        g_autofree char *said = NULL, *again = NULL;
+
+        g_assert_true(set_capability(a, "dirty-bitmaps", true));
+        migrate_with_limit(a, "exec:cat >/dev/null", 0);
+        g_usleep(200 * 1000);
+        if (i == 0) {
+            qtest_qmp_assert_success(a, "{'execute': "
+                                     "'migrate-start-postcopy'}");
+        } else {
+            QPCIBus *bus = qpci_new_pc(a, NULL);
+            QPCIDevice *port = qpci_device_find(bus, QPCI_DEVFN(6, 0));
+            uint8_t cap = qpci_find_capability(port, PCI_CAP_ID_EXP, 0);
+
+            qpci_config_writew(port, cap + PCI_EXP_SLTCTL, PCI_EXP_SLTCTL_PCC |
+                               PCI_EXP_SLTCTL_PWR_IND_OFF);
+            qtest_qmp_eventwait(a, "DEVICE_DELETED");
+            g_free(port);
+            qpci_free_pc(bus);
+        }
+        said = ends(a, "failed");
+        g_assert_cmpstr(said, ==, why[i]);
+        wait_status(a, "running");
+        migrate(a, "exec:cat >/dev/null");
+        again = ends(a, "completed");
+        qtest_quit(a);
+        free_env(env);
+    }
+}
+
 /* The source cannot: nothing has happened to it afterwards */
 static void test_refused(void)
 {
@@ -562,6 +630,9 @@ static void test_refused(void)
     } rows[] = {
         { "postcopy-ram", FULL, "vfio 0000:65:00.0: migration capability "
           "postcopy-ram does not go with an assigned device" },
+        { "background-snapshot", FULL, "vfio 0000:65:00.0: migration "
+          "capability background-snapshot does not go with an assigned device"
+        },
         { NULL, FULL "read-error 0 5", "vfio 0000:65:00.0: reading the state "
           "of the device failed: Input/output error" },
         { NULL, FULL "read-error 0 19", "vfio 0000:65:00.0: the device was "
@@ -574,11 +645,12 @@ static void test_refused(void)
         QTestState *a = fake_env_start(env, MACHINE DEVICE(0));
         g_autofree char *why = NULL, *again = NULL;
 
-        if (rows[i].capability) {
-            qtest_qmp_assert_success(a, "{'execute': "
-                                     "'migrate-set-capabilities', 'arguments': "
-                                     "{'capabilities': [{'capability': %s, "
-                                     "'state': true}]}}", rows[i].capability);
+        if (rows[i].capability &&
+            !set_capability(a, rows[i].capability, true)) {
+            g_test_message("this kernel cannot do %s", rows[i].capability);
+            qtest_quit(a);
+            free_env(env);
+            continue;
         }
         migrate(a, "exec:cat >/dev/null");
         why = ends(a, "failed");
@@ -588,10 +660,7 @@ static void test_refused(void)
             g_autofree char *log = fake_env_take_log(env);
 
             check_states(log, 0, "");
-            qtest_qmp_assert_success(a, "{'execute': "
-                                     "'migrate-set-capabilities', 'arguments': "
-                                     "{'capabilities': [{'capability': %s, "
-                                     "'state': false}]}}", rows[i].capability);
+            g_assert_true(set_capability(a, rows[i].capability, false));
         }
         fake_env_control(env, FULL);
         migrate(a, "exec:cat >/dev/null");
@@ -836,6 +905,25 @@ static void test_snapshot(void)
                             "device failed: Input/output error"));
     wait_status(qts, "running");
 
+    fake_env_control(env, FULL "arc 0 1 3 5 0");
+    said = (g_free(said), qtest_hmp(qts, "savevm two"));
+    g_assert_nonnull(strstr(said, "it is in ERROR now"));
+    g_assert_nonnull(strstr(said, "VM stopped, 'cont' resets the device"));
+    fake_env_control(env, FULL);
+    wait_status(qts, "io-error");
+    qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
+    wait_status(qts, "running");
+
+    fake_env_control(env, FULL "arc 0 4 1 22 0");
+    said = (g_free(said), qtest_hmp(qts, "loadvm one"));
+    g_assert_nonnull(strstr(said, "it is in ERROR now"));
+    fake_env_control(env, FULL);
+    said = (g_free(said), qtest_hmp(qts, "loadvm one"));
+    g_assert_cmpstr(said, ==, "");
+    qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
+    wait_status(qts, "running");
+    check_filled(qts, BAR, 0x6000);
+
     fake_env_control(env, FULL "arc 0 4 1 22 0");
     said = (g_free(said), qtest_hmp(qts, "loadvm one"));
     g_assert_nonnull(strstr(said, "it is in ERROR now"));
@@ -859,6 +947,7 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-migrate/blockers", test_blockers);
     qtest_add_func("vfio-iommufd-migrate/wanted", test_wanted);
     qtest_add_func("vfio-iommufd-migrate/refused", test_refused);
+    qtest_add_func("vfio-iommufd-migrate/interrupted", test_interrupted);
     qtest_add_func("vfio-iommufd-migrate/source-fails", test_source_fails);
     qtest_add_func("vfio-iommufd-migrate/destination-fails",
                    test_destination_fails);
