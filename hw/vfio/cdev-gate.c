@@ -31,6 +31,8 @@
  *   a write that clears the bit, a reset and the unplug drop what is kept
  *   `stop`, `cont`: a vCPU that `cont` lets run is held again before it does
  *   the failure policy stopped the VM: after `cont` the vCPU waits on
+ *   the VM is saved or migrated meanwhile: config space is saved as if the
+ *   write was made; where it is loaded the device opens before the VM runs
  *   the wait was long: the guest is told (KVM_KVMCLOCK_CTRL), so that no
  *   watchdog in it barks
  */
@@ -139,6 +141,33 @@ static bool vfio_gate_try(VFIOHeldWrite *w)
     w->pdev->config_write(w->pdev, w->addr, w->val, w->len);
     vfio_gate_free(w);
     return true;
+}
+
+uint16_t vfio_cdev_show_held(VFIODevice *vbasedev)
+{
+    PCIDevice *pdev = PCI_DEVICE(vbasedev->dev);
+    uint16_t command = pci_get_word(pdev->config + PCI_COMMAND);
+    VFIOHeldWrite *w;
+    int i;
+
+    if (!vbasedev->cdev) {
+        return command;
+    }
+    QLIST_FOREACH(w, &vbasedev->cdev->held, next) {
+        for (i = MAX(PCI_COMMAND, w->addr);
+             i < MIN(PCI_STATUS, w->addr + w->len); i++) {
+            uint8_t value = w->val >> (i - w->addr) * 8;
+
+            pdev->config[i] = (pdev->config[i] & ~pdev->wmask[i]) |
+                              (value & pdev->wmask[i]);
+        }
+    }
+    return command;
+}
+
+void vfio_cdev_hide_held(VFIODevice *vbasedev, uint16_t command)
+{
+    pci_set_word(PCI_DEVICE(vbasedev->dev)->config + PCI_COMMAND, command);
 }
 
 static void vfio_gate_ready(Notifier *n, void *opaque)

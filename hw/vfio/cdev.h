@@ -207,6 +207,16 @@ bool vfio_cdev_gate(PCIDevice *pdev, VFIODevice *vbasedev,
                     uint32_t addr, uint32_t val, int len);
 
 /**
+ * vfio_cdev_show_held - let config space have what is kept of its command
+ *
+ * For who saves it: the vCPU is behind the instruction already, and nobody
+ * makes the write where the state is loaded.  Returns what the register had,
+ * for vfio_cdev_hide_held(); nothing may look at the device in between.
+ */
+uint16_t vfio_cdev_show_held(VFIODevice *vbasedev);
+void vfio_cdev_hide_held(VFIODevice *vbasedev, uint16_t command);
+
+/**
  * vfio_cdev_unrealize - the PCI device is being taken apart
  *
  * Writes that wait are dropped: config_write is not to be called any more.  The

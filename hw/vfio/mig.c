@@ -293,9 +293,12 @@ static int save_live_complete_precopy(QEMUFile *f, void *opaque)
 static void save_state(QEMUFile *f, void *opaque)
 {
     VFIOMig *m = opaque;
+    uint16_t command;
 
     if (!m->gone) {             /* with the BQL it stays so */
+        command = vfio_cdev_show_held(m->vbasedev);
         vfio_mig_put_config(m, f);
+        vfio_cdev_hide_held(m->vbasedev, command);
     }
     vfio_mig_put_end(f);
 }
