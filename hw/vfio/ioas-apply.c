@@ -236,11 +236,10 @@ static void vfio_ioas_take(VFIOIOAS *ioas)
 /* Is the next of them filled, or is it mapped by the base? */
 static bool vfio_ioas_may_take(VFIOIOAS *ioas)
 {
-    if (ioas->base) {
-        return vfio_ioas_first_big(ioas);
-    }
-    return ioas->prefault &&
-           ioas->taken < vfio_prefault_filled(ioas->prefault);
+    return vfio_ioas_first_big(ioas) &&
+           (ioas->base ||
+            (ioas->prefault &&
+             ioas->taken < vfio_prefault_filled(ioas->prefault)));
 }
 
 /* Bottom half: one mapping at a time, so that the monitor has its turn */
@@ -260,7 +259,9 @@ static void vfio_ioas_take_filled(void *opaque)
         qemu_bh_schedule(ioas->filled);
         return;
     }
-    if (ioas->prefault && vfio_prefault_finished(ioas->prefault)) {
+    /* Nothing is big any more if mapping one of them dropped the keeper */
+    if (ioas->prefault && (vfio_prefault_finished(ioas->prefault) ||
+                           !vfio_ioas_first_big(ioas))) {
         vfio_ioas_stop_prefault(ioas);
     }
     if (!ioas->prefault) {

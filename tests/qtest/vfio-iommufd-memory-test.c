@@ -10,6 +10,7 @@
  */
 
 #include "qemu/osdep.h"
+#include <sys/resource.h>
 #include "qemu/bswap.h"
 #include "qemu/units.h"
 #include "libqos/malloc-pc.h"
@@ -561,6 +562,46 @@ static void test_giommu_memlock(void)
     end();
 }
 
+/* Of QEMUs that have ended */
+static long cpu_ms(void)
+{
+    struct rusage r;
+
+    g_assert_cmpint(getrusage(RUSAGE_CHILDREN, &r), ==, 0);
+    return (r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1000 +
+           (r.ru_utime.tv_usec + r.ru_stime.tv_usec) / 1000;
+}
+
+/*
+ * The same, found out when the second of three ranges is mapped that threads
+ * fill: what is left is not theirs any more, and nobody waits for them
+ */
+static void test_giommu_memlock_late(void)
+{
+    long before = cpu_ms();
+    FakeMaps m;
+    Vtd vtd;
+
+    start("", Q35 "-m 192 -device intel-iommu,caching-mode=on "
+          "-object memory-backend-ram,id=m0,size=64M "
+          "-object memory-backend-ram,id=m1,size=64M "
+          "-object memory-backend-ram,id=m2,size=64M -numa node,memdev=m0 "
+          "-numa node,memdev=m1 -numa node,memdev=m2 "
+          "-device pcie-root-port,id=rp0,addr=2 -object iommufd,id=iommufd0");
+    vtd = vtd_tables();
+    qtest_writeq(qts, vtd.pte, 0x200000 | 3);
+    vtd_enable();
+    fake_env_control(env, "fail IOMMU_IOAS_MAP 2 12");
+    qtest_qmp_assert_success(qts, "{'execute': 'device_add', 'arguments': "
+                             "{'driver': 'vfio-pci', 'bus': 'rp0', 'host': '"
+                             BDF "', 'iommufd': 'iommufd0'}}");
+    g_usleep(3000 * 1000);                  /* nothing is to be done */
+    m = maps();
+    g_assert_cmpuint(m.failed, ==, 1);
+    end();
+    g_assert_cmpint(cpu_ms() - before, <, 2000);
+}
+
 /*
  * A device that bypasses the guest IOMMU uses the IOAS that others copy from,
  * and needs all of it: what did not matter before is mapped now
@@ -825,6 +866,8 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-memory/giommu-no-caching-mode",
                    test_giommu_no_caching_mode);
     qtest_add_func("vfio-iommufd-memory/giommu-memlock", test_giommu_memlock);
+    qtest_add_func("vfio-iommufd-memory/giommu-memlock-late",
+                   test_giommu_memlock_late);
     qtest_add_func("vfio-iommufd-memory/giommu-bypass", test_giommu_bypass);
     qtest_add_func("vfio-iommufd-memory/giommu-dirty", test_giommu_dirty);
     qtest_add_func("vfio-iommufd-memory/virtio-mem-dirty",
