@@ -351,6 +351,12 @@ char *iommufd_fd_name(int fd)
     return g_file_read_link(link, NULL) ?: g_strdup("not open");
 }
 
+static int iommufd_backend_has_fd(Object *child, void *fd)
+{
+    return object_dynamic_cast(child, TYPE_IOMMUFD_BACKEND) &&
+           IOMMUFD_BACKEND(child)->fd == *(int *)fd;
+}
+
 static bool iommufd_backend_adopt(IOMMUFDBackend *be, Error **errp)
 {
     bool by_number = qemu_isdigit(be->fd_param[0]);
@@ -358,6 +364,12 @@ static bool iommufd_backend_adopt(IOMMUFDBackend *be, Error **errp)
     g_autofree char *what = NULL;
 
     if (fd < 0) {
+        return false;
+    }
+    if (object_child_foreach(object_get_objects_root(), iommufd_backend_has_fd,
+                             &fd)) {
+        error_setg(errp, "fd '%s' belongs to another iommufd object: each "
+                   "needs a descriptor of its own", be->fd_param);
         return false;
     }
     if (iommufd_backend_is_iommufd(fd)) {
