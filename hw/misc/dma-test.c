@@ -17,8 +17,6 @@
  */
 
 #include "qemu/osdep.h"
-#include "qemu/bitmap.h"
-#include "qemu/host-utils.h"
 #include "qemu/module.h"
 #include "qemu/timer.h"
 #include "qemu/units.h"
@@ -29,6 +27,7 @@
 #include "hw/qdev-properties.h"
 #include "migration/vmstate.h"
 #include "qom/object.h"
+#include "dma-test-log.h"
 
 #define TYPE_DMA_TEST "dma-test"
 OBJECT_DECLARE_SIMPLE_TYPE(DMATestState, DMA_TEST)
@@ -36,11 +35,6 @@ OBJECT_DECLARE_SIMPLE_TYPE(DMATestState, DMA_TEST)
 #define REG(r)      ((r) / 8)
 #define MIN_INTERVAL 1000
 #define MAX_BURST   4096
-
-typedef struct DMATestLog {
-    uint64_t iova, pages;
-    unsigned long *dirty;
-} DMATestLog;
 
 struct DMATestState {
     PCIDevice parent_obj;
@@ -57,7 +51,6 @@ struct DMATestState {
     DMATestLog *log;                            /* NULL: off */
     uint32_t log_ranges;                        /* property: how many at most */
     bool flr, acs;                              /* properties */
-    uint32_t log_used;
 };
 
 /* --- the engine --- */
@@ -83,32 +76,6 @@ static void dma_test_irq(DMATestState *s)
 {
     s->irq_pending = true;
     dma_test_deliver(s);
-}
-
-static void dma_test_log_write(DMATestState *s, uint64_t iova, uint64_t size)
-{
-    uint64_t granule = s->host_reg[REG(DMA_TEST_H_LOG_GRANULE)];
-    uint64_t first, last, p;
-    uint32_t i;
-
-    if (!s->log) {
-        return;
-    }
-    first = iova / granule;
-    last = (iova + size - 1) / granule;
-    for (p = first; p <= last; p++) {
-        for (i = 0; i < s->log_used; i++) {
-            uint64_t n = p - s->log[i].iova / granule;
-
-            if (n < s->log[i].pages) {
-                set_bit(n, s->log[i].dirty);
-                break;
-            }
-        }
-        if (i == s->log_used) {
-            s->host_reg[REG(DMA_TEST_H_LOG_MISSED)]++;
-        }
-    }
 }
 
 /* Returns false if the DMA was refused. */
@@ -138,7 +105,11 @@ static bool dma_test_operation(DMATestState *s)
                       sizeof(data))) {
         return false;
     }
-    dma_test_log_write(s, range[REG(DMA_TEST_DST)] + unit, sizeof(data));
+    if (s->log) {
+        s->host_reg[REG(DMA_TEST_H_LOG_MISSED)] +=
+            dma_test_log_write(s->log, range[REG(DMA_TEST_DST)] + unit,
+                               sizeof(data));
+    }
     return true;
 }
 
@@ -338,67 +309,34 @@ static int dma_test_load(DMATestState *s)
 
 static void dma_test_log_stop(DMATestState *s)
 {
-    for (uint32_t i = 0; i < s->log_used; i++) {
-        g_free(s->log[i].dirty);
-    }
-    g_free(s->log);
-    s->log = NULL;
-    s->log_used = 0;
+    g_clear_pointer(&s->log, dma_test_log_free);
 }
 
 static int dma_test_log_start(DMATestState *s)
 {
-    uint64_t granule = s->host_reg[REG(DMA_TEST_H_LOG_GRANULE)];
-    uint64_t n = s->host_reg[REG(DMA_TEST_H_LOG_NRANGES)], sum = 0;
+    uint64_t n = s->host_reg[REG(DMA_TEST_H_LOG_NRANGES)];
 
-    if (s->log || !n || n > s->log_ranges || !is_power_of_2(granule) ||
-        granule < 4 * KiB || granule > 1 * GiB) {
+    if (s->log || n > s->log_ranges) {
         return DMA_TEST_REFUSED;
     }
-    for (uint64_t i = 0; i < n; i++) {
-        uint64_t *r = &s->host_reg[REG(DMA_TEST_H_LOG_RANGE(i))];
-
-        if (!r[1] || (r[0] | r[1]) % granule || r[0] + r[1] - 1 < r[0] ||
-            r[1] / granule > DMA_TEST_LOG_MAX_PAGES - sum) {
-            return DMA_TEST_REFUSED;
-        }
-        sum += r[1] / granule;
-    }
-    s->log = g_new0(DMATestLog, n);
-    s->log_used = n;
-    for (uint64_t i = 0; i < n; i++) {
-        uint64_t *r = &s->host_reg[REG(DMA_TEST_H_LOG_RANGE(i))];
-
-        s->log[i].iova = r[0];
-        s->log[i].pages = r[1] / granule;
-        s->log[i].dirty = bitmap_new(s->log[i].pages);
+    s->log = dma_test_log_new(s->host_reg[REG(DMA_TEST_H_LOG_GRANULE)],
+                              &s->host_reg[REG(DMA_TEST_H_LOG_RANGE(0))], n);
+    if (!s->log) {
+        return DMA_TEST_REFUSED;
     }
     s->host_reg[REG(DMA_TEST_H_LOG_MISSED)] = 0;
     return DMA_TEST_OK;
 }
 
 /* move bits to the window */
-static int dma_test_log_report(DMATestState *s)
+static int dma_test_report(DMATestState *s)
 {
-    uint64_t granule = s->host_reg[REG(DMA_TEST_H_LOG_GRANULE)];
-    uint64_t iova = s->host_reg[REG(DMA_TEST_H_LOG_IOVA)];
     uint64_t pages = s->host_reg[REG(DMA_TEST_H_LOG_PAGES)];
 
-    if (!s->log || pages > sizeof(s->window) * 8 || iova % granule) {
-        return DMA_TEST_REFUSED;
-    }
-    memset(s->window, 0, DIV_ROUND_UP(pages, 64) * 8);
-    for (uint64_t p = 0; p < pages; p++) {
-        for (uint32_t i = 0; i < s->log_used; i++) {
-            uint64_t n = iova / granule + p - s->log[i].iova / granule;
-
-            if (n < s->log[i].pages &&
-                test_and_clear_bit(n, s->log[i].dirty)) {
-                s->window[p / 8] |= 1 << p % 8;
-            }
-        }
-    }
-    return DMA_TEST_OK;
+    return s->log && pages <= sizeof(s->window) * 8 &&
+           dma_test_log_report(s->log, s->host_reg[REG(DMA_TEST_H_LOG_IOVA)],
+                               pages, s->window) ?
+           DMA_TEST_OK : DMA_TEST_REFUSED;
 }
 
 static uint64_t dma_test_host_read(void *opaque, hwaddr addr, unsigned size)
@@ -465,7 +403,7 @@ static void dma_test_host_write(void *opaque, hwaddr addr, uint64_t val,
         } else if (val == DMA_TEST_LOG_START) {
             *result = dma_test_log_start(s);
         } else {
-            *result = val == DMA_TEST_LOG_REPORT ? dma_test_log_report(s) :
+            *result = val == DMA_TEST_LOG_REPORT ? dma_test_report(s) :
                                                    DMA_TEST_REFUSED;
         }
         break;
