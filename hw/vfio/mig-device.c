@@ -234,7 +234,7 @@ static int set_state(VFIOMig *m, VFIOMigState state, Error **errp)
     return ret;
 }
 
-int vfio_mig_event(VFIOMig *m, VFIOMigEvent event, Error **errp)
+static int bring(VFIOMig *m, VFIOMigEvent event, Error **errp)
 {
     int target;
 
@@ -250,6 +250,21 @@ int vfio_mig_event(VFIOMig *m, VFIOMigEvent event, Error **errp)
     default:
         return set_state(m, target, errp);
     }
+}
+
+int vfio_mig_event(VFIOMig *m, VFIOMigEvent event, Error **errp)
+{
+    ERRP_GUARD();
+    int ret = bring(m, event, errp);
+
+    if (event == VFIO_MIG_STOP || event == VFIO_MIG_PREPARE ||
+        event == VFIO_MIG_RUN) {
+        g_clear_pointer(&m->not_stopped, error_free);
+    }
+    if (event == VFIO_MIG_STOP && ret && m->state != S(STOP)) {
+        m->not_stopped = error_copy(*errp);
+    }
+    return ret;
 }
 
 int vfio_mig_reset(VFIOMig *m, Error **errp)

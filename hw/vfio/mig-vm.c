@@ -88,8 +88,6 @@ static void vm_starts(VFIOMig *m, VFIOMigEvent event)
     if (!ret) {
         ret = vfio_mig_event(m, event, &err);
     }
-    error_free(m->not_stopped);
-    m->not_stopped = NULL;
     qemu_mutex_unlock(&m->lock);
     if (ret) {
         vfio_mig_cannot_run(m, err);
@@ -103,11 +101,6 @@ static void vm_stops(VFIOMig *m, VFIOMigEvent event, RunState state)
 
     qemu_mutex_lock(&m->lock);
     ret = vfio_mig_event(m, event, &err);
-    if (event == VFIO_MIG_STOP) {
-        error_free(m->not_stopped);
-        m->not_stopped = ret && m->state != VFIO_DEVICE_STATE_STOP ?
-                         error_copy(err) : NULL;
-    }
     qemu_mutex_unlock(&m->lock);
     if (!ret) {
         return;

@@ -102,10 +102,6 @@ static int save_setup(QEMUFile *f, void *opaque)
         } else if (m->not_stopped) {
             /* RAM will be read once more: it may stop until then */
             ret = vfio_mig_event(m, VFIO_MIG_STOP, &err);
-            if (!ret) {
-                error_free(m->not_stopped);
-                m->not_stopped = NULL;
-            }
         }
         if (!ret) {
             ret = vfio_mig_event(m, VFIO_MIG_SAVE, &err);
@@ -115,8 +111,10 @@ static int save_setup(QEMUFile *f, void *opaque)
     return ret ? save_fails(m, f, ret, err) : qemu_file_get_error(f);
 }
 
-static void mig_free(VFIOMig *m)
+static void mig_free(void *opaque)
 {
+    VFIOMig *m = opaque;
+
     unregister_savevm(NULL, m->id, m);
     g_free(m->buf);
     error_free(m->not_stopped);
@@ -124,11 +122,6 @@ static void mig_free(VFIOMig *m)
     g_free(m->name);
     g_free(m->id);
     g_free(m);
-}
-
-static void free_gone(void *opaque)
-{
-    mig_free(opaque);
 }
 
 static void save_cleanup(void *opaque)
@@ -148,7 +141,7 @@ static void save_cleanup(void *opaque)
         m->buf = NULL;
     }
     if (m->gone) {              /* not now: it is in a list that is walked */
-        aio_bh_schedule_oneshot(qemu_get_aio_context(), free_gone, m);
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), mig_free, m);
     } else if (ret && runstate_check(RUN_STATE_SAVE_VM)) {
         error_reportf_err(err, "vfio %s: ", m->name);   /* `cont` resets it */
     } else if (ret && !m->failed) {

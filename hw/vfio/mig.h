@@ -121,7 +121,8 @@ int vfio_mig_target(VFIOMigState state, uint64_t flags, VFIOMigEvent event);
  *
  * Asks the kernel where the device is first: a reset by the guest, of which
  * QEMU need not know, makes it RUNNING and ends its session.
- * Returns 0, or -errno with @errp set; the device may be in any state then.
+ * Returns 0, or -errno with @errp set; the device may be in any state then.  If
+ * it could not stop, @not_stopped says why until it does or the VM starts.
  */
 int vfio_mig_event(VFIOMig *m, VFIOMigEvent event, Error **errp);
 
