@@ -217,29 +217,24 @@ static void vfio_ioas_prefault(VFIOIOAS *ioas, bool start)
     }
 }
 
-/* Map the first big range of @pending */
-static void vfio_ioas_take(VFIOIOAS *ioas)
+/* Map the first big range of @pending if it is filled, or mapped by the base */
+static bool vfio_ioas_take(VFIOIOAS *ioas)
 {
     const VFIOMapRange *first = vfio_ioas_first_big(ioas);
     VFIOMapRange r;
 
-    if (first) {
-        r = *first;
-        g_array_remove_index(ioas->pending, first - &RANGE(ioas->pending, 0));
-        ioas->taken++;
-        ioas->taken_bytes += vfio_range_bytes(&r);
-        vfio_ioas_apply_map(ioas, &r);
-        trace_vfio_ioas_pending(ioas->id, vfio_map_bytes(ioas->pending));
+    if (!first || (!ioas->base &&
+                   (!ioas->prefault ||
+                    ioas->taken >= vfio_prefault_filled(ioas->prefault)))) {
+        return false;
     }
-}
-
-/* Is the next of them filled, or is it mapped by the base? */
-static bool vfio_ioas_may_take(VFIOIOAS *ioas)
-{
-    return vfio_ioas_first_big(ioas) &&
-           (ioas->base ||
-            (ioas->prefault &&
-             ioas->taken < vfio_prefault_filled(ioas->prefault)));
+    r = *first;
+    g_array_remove_index(ioas->pending, first - &RANGE(ioas->pending, 0));
+    ioas->taken++;
+    ioas->taken_bytes += vfio_range_bytes(&r);
+    vfio_ioas_apply_map(ioas, &r);
+    trace_vfio_ioas_pending(ioas->id, vfio_map_bytes(ioas->pending));
+    return true;
 }
 
 /* Bottom half: one mapping at a time, so that the monitor has its turn */
@@ -254,8 +249,7 @@ static void vfio_ioas_take_filled(void *opaque)
     if (!ioas->prefault) {
         vfio_ioas_prefault(ioas, true);
     }
-    if (vfio_ioas_may_take(ioas)) {
-        vfio_ioas_take(ioas);
+    if (vfio_ioas_take(ioas)) {
         qemu_bh_schedule(ioas->filled);
         return;
     }
