@@ -15,6 +15,7 @@ MADV_POPULATE_WRITE = 23
 
 
 def child(size, memfd, done):
+    said = b'!'
     try:
         if memfd:
             fd = os.memfd_create('filling')
@@ -23,22 +24,24 @@ def child(size, memfd, done):
         else:
             memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         memory.madvise(MADV_POPULATE_WRITE)
-        os.write(done, b'.')
-        signal.pause()
+        said = b'.'
     finally:
+        os.write(done, said)
+        signal.pause()
         os._exit(1)
 
 
 @contextlib.contextmanager
-def filling(size, processes, memfd=False):
-    """Beginning now; yields what waits for the end, and returns the seconds it took.
+def filling(size, memfd=False, processes=0):
+    """Beginning now, by so many or one for each CPU; yields what waits for the end, and returns the seconds it took.
     The memory is kept until the context is left."""
+    processes = processes or len(os.sched_getaffinity(0))
     ends, done = os.pipe()
     start, pids = time.monotonic(), []
 
     def wait():
         for _ in pids:
-            if not os.read(ends, 1):
+            if os.read(ends, 1) != b'.':
                 raise RuntimeError('memory could not be filled')
         return time.monotonic() - start
 
