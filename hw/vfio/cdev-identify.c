@@ -265,6 +265,17 @@ static char *vfio_cdev_find_partner(const char *sysfsdev, char **driver)
     return NULL;
 }
 
+void vfio_cdev_hint_no_groups(Error **errp)
+{
+    if (errp && *errp && !access("/sys/class/vfio-dev", F_OK) &&
+        access("/sys/class/vfio", F_OK)) {
+        error_append_hint(errp, "This kernel has no VFIO groups "
+                          "(CONFIG_VFIO_GROUP): add -object iommufd,"
+                          "id=iommufd0, and iommufd=iommufd0 to the "
+                          "device.\n");
+    }
+}
+
 char *vfio_cdev_explain_open(dev_t rdev)
 {
     g_autofree char *holder = vfio_cdev_find_holder(rdev);

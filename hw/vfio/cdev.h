@@ -306,6 +306,15 @@ bool vfio_cdev_is_mdev(const char *sysfsdev);
 int vfio_cdev_open(const char *node, dev_t rdev, Error **errp);
 
 /**
+ * vfio_cdev_hint_no_groups - a group's node could not be opened: add a hint if
+ * this kernel has cdevs and no groups
+ * @errp: what is set and may be given to a user; else nothing is done
+ *
+ * Without CONFIG_VFIO_GROUP there is /sys/class/vfio-dev, but no /sys/class/vfio.
+ */
+void vfio_cdev_hint_no_groups(Error **errp);
+
+/**
  * vfio_cdev_explain_open - which other process has the cdev open
  *
  * Returns a phrase for an error message, for g_free(); NULL if there is none,
