@@ -16,10 +16,30 @@
 
 #include "ioas-dynamic.h"
 #include "exec/address-spaces.h"
+#include "hw/qdev-core.h"
+#include "hw/virtio/virtio-iommu.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/rcu.h"
 #include "trace.h"
+
+/*
+ * virtio-iommu offers a guest 64 bits, from the top of which Linux takes
+ * addresses when there are none left below 4 GiB.  It has no property for it,
+ * but the guest's driver reads the range when it starts.
+ */
+static void vfio_giommu_narrow(VirtIOIOMMU *viommu, hwaddr last)
+{
+    if (viommu->config.input_range.end <= last) {
+        return;
+    }
+    viommu->config.input_range.end = last;
+    if (phase_check(PHASE_MACHINE_READY)) {
+        warn_report("vfio: guest IOMMU '%s' offered the guest more addresses "
+                    "than the %d bits of the host's: until the guest starts "
+                    "anew DMA may fail", TYPE_VIRTIO_IOMMU, 64 - clz64(last));
+    }
+}
 
 /*
  * The root of a device's address space belongs to the guest IOMMU, whose
@@ -28,7 +48,8 @@
 bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp)
 {
     Object *giommu = memory_region_owner(ioas->as->root);
-    int bits = 0, host;
+    hwaddr last = ioas->nr_ranges ? ioas->ranges[ioas->nr_ranges - 1].last : 0;
+    int bits = 0, host = last ? 64 - clz64(last) : 0;
 
     if (!ioas->base || !giommu) {
         return true;
@@ -42,13 +63,14 @@ bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp)
     if (object_property_find(giommu, "aw-bits")) {
         bits = object_property_get_uint(giommu, "aw-bits", NULL);
     }
-    host = ioas->nr_ranges ? 64 - clz64(ioas->ranges[ioas->nr_ranges - 1].last)
-                           : 0;
     if (bits > host) {
         error_setg(errp, "guest IOMMU '%s' translates %d bits, the IOMMU of "
                    "the host %d: give it a lower aw-bits",
                    object_get_typename(giommu), bits, host);
         return false;
+    }
+    if (last && object_dynamic_cast(giommu, TYPE_VIRTIO_IOMMU)) {
+        vfio_giommu_narrow(VIRTIO_IOMMU(giommu), last);
     }
     return true;
 }

@@ -495,7 +495,9 @@ void vfio_ioas_fail(VFIOIOAS *ioas, Error *err);
 /**
  * vfio_giommu_suits - could the guest turn on the IOMMU in front of @ioas?
  *
- * What will not do then is an error now.  True if there is none.
+ * What will not do then is an error now.  True if there is none.  virtio-iommu is
+ * made to offer the guest no more addresses than the host's IOMMU has; that its
+ * guest was perhaps offered more before is a warning.
  */
 bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp);
 

@@ -405,6 +405,14 @@ static unsigned viommu_unmap(Virtio *v, uint64_t iova, uint64_t last)
     return virtio_ask(v, &req, offsetof(typeof(req), tail), sizeof(req.tail));
 }
 
+/* The last address that the guest is offered */
+static uint64_t viommu_last(Virtio *v)
+{
+    return qvirtio_config_readq(&v->dev->vdev,
+                                offsetof(struct virtio_iommu_config,
+                                         input_range.end));
+}
+
 static void test_giommu_virtio(void)
 {
     Virtio v;
@@ -413,6 +421,7 @@ static void test_giommu_virtio(void)
     start("aperture-last 0x7fffffffff", Q35 "-m 256 "
           "-device virtio-iommu-pci,addr=7 " DEVICE);
     v = virtio_start(7);
+    g_assert_cmphex(viommu_last(&v), ==, 0x7fffffffff);
     g_assert_cmpuint(viommu_attach(&v), ==, VIRTIO_IOMMU_S_OK);
     g_free(fake_env_take_log(env));
     g_assert_cmpuint(viommu_map(&v, 0x5000, 0x5fff, 0x200000), ==,
@@ -438,6 +447,26 @@ static void test_giommu_virtio(void)
     g_assert_cmpuint(viommu_map(&v, 0x6000, 0x6fff, 0x200000), ==,
                      VIRTIO_IOMMU_S_OK);
     expect_log("iova=0x6000 length=0x1000 ");
+    virtio_free(&v);
+    end();
+}
+
+/* A device is plugged when the guest has perhaps been offered more */
+static void test_giommu_virtio_plug(void)
+{
+    Virtio v;
+
+    start("aperture-last 0x7fffffffff", Q35 "-m 256 "
+          "-device virtio-iommu-pci,addr=7 -device pcie-root-port,id=rp0,addr=2 "
+          "-object iommufd,id=iommufd0");
+    v = virtio_start(7);
+    g_assert_cmphex(viommu_last(&v), ==, UINT64_MAX);
+    qtest_qmp_device_add(qts, "vfio-pci", "hd0", "{'bus': 'rp0', "
+                         "'host': %s, 'iommufd': 'iommufd0'}", BDF);
+    g_assert_cmphex(viommu_last(&v), ==, 0x7fffffffff);
+    expect_said("warning: vfio: guest IOMMU 'virtio-iommu-device' offered the "
+                "guest more addresses than the 39 bits of the host's: until "
+                "the guest starts anew DMA may fail\n");
     virtio_free(&v);
     end();
 }
@@ -861,6 +890,8 @@ int main(int argc, char **argv)
                    test_giommu_split_fails);
     qtest_add_func("vfio-iommufd-memory/giommu-refused", test_giommu_refused);
     qtest_add_func("vfio-iommufd-memory/giommu-virtio", test_giommu_virtio);
+    qtest_add_func("vfio-iommufd-memory/giommu-virtio-plug",
+                   test_giommu_virtio_plug);
     qtest_add_func("vfio-iommufd-memory/giommu-once", test_giommu_once);
     qtest_add_func("vfio-iommufd-memory/giommu-width", test_giommu_width);
     qtest_add_func("vfio-iommufd-memory/giommu-no-caching-mode",
