@@ -14,6 +14,7 @@ import subprocess
 import tempfile
 import time
 
+from firmware import Machine
 from labtest import QEMU, IoctlLog, check, read, told, wait
 
 MIB = 1 << 20
@@ -54,8 +55,24 @@ class Tables:
         self.put(VTD + 0x28, 1 << 63 | 1 << 61)
 
 
+class Translating(Tables, Machine):
+    """A machine of firmware.py with it"""
+    def __init__(self, variant, devices, args=()):
+        super().__init__(variant, devices, ['-device', 'intel-iommu,caching-mode=on', *args],
+                         machine='q35')
+
+    def cmd(self, line):
+        return self.ask(line)
+
+    def map(self, page, target):
+        self.put(self.L1 + page // 512, target)
+        self.flush()
+
+
 class Bare(Tables):
     """A machine with intel-iommu and no guest; edu is device 5."""
+    IOMMU = 'intel-iommu'
+
     def __init__(self, variant, devices, iommu='caching-mode=on', mem='256M', qemu=QEMU,
                  iommufd='iommufd,id=iommufd0', limit=None):
         self.dir = tempfile.mkdtemp()
@@ -65,7 +82,7 @@ class Bare(Tables):
                         mem, '-accel', 'tcg', '-S', '-qtest',
                         f'unix:{path},server=on,wait=off', '-qtest-log', 'none']
         if iommu is not None:
-            self.cmdline += ['-device', 'intel-iommu,' + iommu]
+            self.cmdline += ['-device', f'{self.IOMMU},{iommu}']
         if self.ours:
             self.cmdline += ['-object', iommufd]
         for slot, bdf in enumerate(devices, 5):
