@@ -355,3 +355,23 @@ char *vfio_cdev_explain_eperm(const char *sysfsdev, dev_t rdev)
                            "its IOMMU group is used through another iommufd, "
                            "or " : "");
 }
+
+char *vfio_cdev_explain_attach(const VFIOCdev *cdev)
+{
+    g_autofree char *group = vfio_cdev_link(cdev->sysfsdev, "iommu_group");
+    const VFIOCdev *other;
+
+    QLIST_FOREACH(other, &vfio_cdevs, next) {
+        g_autofree char *its = vfio_cdev_link(other->sysfsdev, "iommu_group");
+
+        if (other->be == cdev->be && other->ioas != cdev->ioas &&
+            group && !g_strcmp0(group, its)) {
+            return g_strdup_printf("%s in the same IOMMU group is behind a "
+                                   "guest IOMMU in an address space of its "
+                                   "own: put both behind one pcie-pci-bridge",
+                                   other->name);
+        }
+    }
+    return g_strdup("the IOMMU cannot give the device the guest's memory map; "
+                    "see the host's kernel log");
+}

@@ -220,12 +220,12 @@ static bool vfio_cdev_attach_ioas(VFIOCdev *cdev, AddressSpace *as,
 
     ret = vfio_cdev_choose_pt(cdev);
     if (ret) {
+        g_autofree char *why = ret == -ENOMEM ?
+            g_strdup("raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=) or free "
+                     "memory") : vfio_cdev_explain_attach(cdev);
+
         error_setg(errp, "VFIO_DEVICE_ATTACH_IOMMUFD_PT failed: %s: %s",
-                   strerror(-ret), ret == -ENOMEM ?
-                   "raise RLIMIT_MEMLOCK (ulimit -l, LimitMEMLOCK=) or free "
-                   "memory" :
-                   "the IOMMU cannot give the device the guest's memory map; "
-                   "see the host's kernel log");
+                   strerror(-ret), why);
         return false;
     }
     vfio_cdev_add_writer(cdev);

@@ -339,4 +339,14 @@ char *vfio_cdev_explain_busy(const char *sysfsdev, dev_t rdev);
  */
 char *vfio_cdev_explain_eperm(const char *sysfsdev, dev_t rdev);
 
+/**
+ * vfio_cdev_explain_attach - why the device does not go with a page table
+ * @cdev: with sysfsdev, be and ioas set
+ *
+ * Returns a phrase for an error message, for g_free(): the devices of an IOMMU
+ * group share a page table, but a guest IOMMU gave them different address
+ * spaces; or nothing that could be told from here.
+ */
+char *vfio_cdev_explain_attach(const VFIOCdev *cdev);
+
 #endif

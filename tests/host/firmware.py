@@ -20,6 +20,7 @@ EJECT = 0xae08                  # ACPI's PCI hotplug of pc: a bit for each slot
 
 class Machine:
     """devices are (slot, bdf) or (slot, bdf, id of the iommufd object)"""
+    bus = 0                     # on which config() looks for a slot
 
     def __init__(self, variant, devices=(), args=(), log_ioctls=False, fail=None,
                  iommufd='', qemu=QEMU, mem='64M', accel='qtest', machine='pc'):
@@ -87,7 +88,7 @@ class Machine:
         return int(answer[1], 0) if len(answer) > 1 else None
 
     def config(self, slot, reg, value=None, size='l'):
-        self.ask(f'outl 0xcf8 {0x80000000 | slot << 11 | reg & ~3:#x}')
+        self.ask(f'outl 0xcf8 {0x80000000 | self.bus << 16 | slot << 11 | reg & ~3:#x}')
         if value is None:
             return self.ask(f'in{size} {0xcfc + (reg & 3):#x}')
         self.ask(f'out{size} {0xcfc + (reg & 3):#x} {value:#x}')
