@@ -66,7 +66,7 @@ void vfio_peer_forget(VFIOIOASSection *s, Object *owner);
 /**
  * vfio_giommu_start - listen to the guest IOMMU, and map what it maps now
  * vfio_giommu_stop - the reverse, but for the pieces
- * vfio_giommu_replay - map what it maps and we do not
+ * vfio_giommu_replay - map what it maps and we do not, unmap what it does not
  */
 void vfio_giommu_start(VFIOIOASSection *s);
 void vfio_giommu_stop(VFIOIOASSection *s);

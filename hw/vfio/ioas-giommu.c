@@ -233,9 +233,8 @@ static void vfio_giommu_map(VFIOIOASSection *s, IOMMUTLBEntry *iotlb,
     vfio_giommu_map_part(s, mr, offset, *piece);
 }
 
-static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
+static void vfio_giommu_tell(VFIOIOASSection *s, IOMMUTLBEntry *iotlb)
 {
-    VFIOIOASSection *s = container_of(n, VFIOIOASSection, notifier);
     DMAMap piece = {
         .iova = iotlb->iova + s->told_iova - s->offset_within_region,
         .size = iotlb->addr_mask,
@@ -246,13 +245,19 @@ static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
         return;
     }
     if ((iotlb->perm & IOMMU_RW) == IOMMU_NONE) {
-        if (s->replaying) {
-            return;
+        if (s->replayed) {
+            return;             /* intel-iommu begins by unmapping everything */
         }
         vfio_piece_unmap_or_report(s, piece.iova, piece.iova + piece.size);
         return;
     }
 
+    if (s->replayed) {
+        DMAMap *part = g_memdup2(&piece, sizeof(piece));
+
+        vfio_giommu_clip(s, part);
+        g_tree_replace(s->replayed, part, part);
+    }
     if (iotlb->target_as != &address_space_memory) {
         error_report("vfio: guest IOMMU maps to address space '%s', only "
                      "system memory can be mapped",
@@ -267,6 +272,66 @@ static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
 
     RCU_READ_LOCK_GUARD();
     vfio_giommu_map(s, iotlb, &piece);
+}
+
+static bool vfio_giommu_is_told_with(const VFIOIOASSection *s,
+                                     const VFIOIOASSection *other)
+{
+    return other->kind == VFIO_SECTION_IOMMU && other->active &&
+           other->mr == s->mr;
+}
+
+static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
+{
+    VFIOIOASSection *s = container_of(n, VFIOIOASSection, notifier);
+    guint i;
+
+    if (!s->replayed) {
+        vfio_giommu_tell(s, iotlb);
+        return;
+    }
+    for (i = 0; i < s->ioas->sections->len; i++) {
+        VFIOIOASSection *other = g_ptr_array_index(s->ioas->sections, i);
+
+        if (vfio_giommu_is_told_with(s, other)) {
+            vfio_giommu_tell(other, iotlb);
+        }
+    }
+}
+
+typedef struct VFIOGiommuStale {
+    GTree *replayed;
+    GArray *pieces;             /* of DMAMap: what is mapped and not in it */
+} VFIOGiommuStale;
+
+static gboolean vfio_giommu_find_stale(gpointer key, gpointer value,
+                                       gpointer data)
+{
+    VFIOGiommuStale *stale = data;
+
+    if (!g_tree_lookup(stale->replayed, key)) {
+        g_array_append_vals(stale->pieces, key, 1);
+    }
+    return FALSE;
+}
+
+/* Unmap what the guest does not map any more */
+static void vfio_giommu_sweep(VFIOIOASSection *s)
+{
+    g_autoptr(GArray) pieces = g_array_new(false, false, sizeof(DMAMap));
+    VFIOGiommuStale stale = { s->replayed, pieces };
+    guint i;
+
+    g_tree_foreach(s->pieces, vfio_giommu_find_stale, &stale);
+    if (s->peers) {
+        g_tree_foreach(s->peers, vfio_giommu_find_stale, &stale);
+    }
+    g_clear_pointer(&s->replayed, g_tree_unref);
+    for (i = 0; i < pieces->len; i++) {
+        const DMAMap *piece = &g_array_index(pieces, DMAMap, i);
+
+        vfio_piece_unmap_or_report(s, piece->iova, piece->iova + piece->size);
+    }
 }
 
 void vfio_giommu_start(VFIOIOASSection *s)
@@ -300,10 +365,32 @@ void vfio_giommu_stop(VFIOIOASSection *s)
     memory_region_unregister_iommu_notifier(s->mr, &s->notifier);
 }
 
+/*
+ * A guest's other vCPUs may have changed entries and not said so yet.  Since
+ * intel-iommu has told what it walked over, it tells nothing when they do: so
+ * one walk is for all sections, and what it does not come across goes.  Devices
+ * may be at work, so the rest stays as it is.
+ */
 void vfio_giommu_replay(VFIOIOASSection *s)
 {
-    /* intel-iommu begins by unmapping everything; devices may be at work */
-    s->replaying = true;
+    GPtrArray *sections = s->ioas->sections;
+    guint i;
+
+    for (i = 0; i < sections->len; i++) {
+        VFIOIOASSection *other = g_ptr_array_index(sections, i);
+
+        if (vfio_giommu_is_told_with(s, other)) {
+            other->failed = false;
+            other->replayed = g_tree_new_full(vfio_piece_cmp, NULL, NULL,
+                                              g_free);
+        }
+    }
     memory_region_iommu_replay(IOMMU_MEMORY_REGION(s->mr), &s->notifier);
-    s->replaying = false;
+    for (i = 0; i < sections->len; i++) {
+        VFIOIOASSection *other = g_ptr_array_index(sections, i);
+
+        if (vfio_giommu_is_told_with(s, other)) {
+            vfio_giommu_sweep(other);
+        }
+    }
 }

@@ -119,10 +119,10 @@ typedef struct VFIOIOASSection {
     bool active;                /* registered with the source; BAR: mapped */
     bool failed;                /* dynamic kinds: something is not mapped */
     bool refused;               /* BAR: it cannot be mapped; IOMMU: was said */
-    bool replaying;             /* IOMMU: what is unmapped now stays mapped */
     bool gone;                  /* region_del was seen, commit was not */
     GTree *pieces;              /* dynamic kinds: DMAMaps of what is mapped */
     GTree *peers;               /* VFIO_SECTION_IOMMU: BARs, or NULL */
+    GTree *replayed;            /* the same, in a replay: the guest's DMAMaps */
     IOMMUNotifier notifier;             /* VFIO_SECTION_IOMMU */
     RamDiscardListener discard;         /* VFIO_SECTION_DISCARD */
     uint64_t granularity;               /* VFIO_SECTION_DISCARD, bytes */

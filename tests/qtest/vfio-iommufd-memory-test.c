@@ -326,6 +326,48 @@ static void test_giommu_split_fails(void)
     end();
 }
 
+/*
+ * While the VM is stopped by a map that failed, other vCPUs are about to tell
+ * what they have changed: with what `cont` tells again they need not
+ */
+static void test_giommu_replay(void)
+{
+    g_autofree char *log = NULL;
+    uint64_t table;
+    Vtd vtd;
+
+    start("", Q35 "-m 256 -device intel-iommu,caching-mode=on " DEVICE);
+    vtd = vtd_tables();
+    table = guest_alloc(&alloc, 4096);
+    qtest_memset(qts, table, 0, 4096);
+    qtest_writeq(qts, vtd.gib3, table | 3);
+    qtest_writeq(qts, vtd.pte, 0x200000 | 3);
+    qtest_writeq(qts, vtd.pte + 8, 0x201000 | 3);
+    vtd_enable();
+    expect_log("iova=0x6000 length=0x1000 ");
+
+    fake_env_control(env, "fail IOMMU_IOAS_COPY 1 14");
+    qtest_writeq(qts, vtd.pte + 16, 0x202000 | 3);
+    vtd_set(&vtd, 0x200000 | 3);
+    qtest_qmp_eventwait(qts, "STOP");
+    g_free(fake_env_take_log(env));
+
+    /* Gone, and come above the window of interrupts, and not said */
+    qtest_writeq(qts, vtd.pte + 8, 0);
+    qtest_writeq(qts, table + (0xff000000 - 0xc0000000) / (2 * MiB) * 8,
+                 0x400000 | 1 << 7 | 3);
+    cont();
+    vtd_set(&vtd, 0x200000 | 3);
+    log = fake_env_take_log(env);
+    g_test_message("log: %s", log);
+    g_assert_nonnull(strstr(log, "IOMMU_IOAS_UNMAP ioas=2 iova=0x6000 "
+                            "length=0x1000 = 0\n"));
+    g_assert_nonnull(strstr(log, "iova=0x7000 length=0x1000 "));
+    g_assert_nonnull(strstr(log, "iova=0xff000000 length=0x200000 "));
+    g_assert_null(strstr(log, "iova=0x5000 "));
+    end();
+}
+
 static void expect_refused_once(const char *what)
 {
     g_autofree char *said = fake_env_said(env);
@@ -889,6 +931,12 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-memory/giommu-split-fails",
                    test_giommu_split_fails);
     qtest_add_func("vfio-iommufd-memory/giommu-refused", test_giommu_refused);
+    qtest_add_func("vfio-iommufd-memory/giommu-replay", test_giommu_replay);
+    qtest_add_func("vfio-iommufd-memory/failover-dirty", test_failover_dirty);
+    qtest_add_func("vfio-iommufd-memory/giommu-dirty-exact",
+                   test_giommu_dirty_exact);
+    qtest_add_func("vfio-iommufd-memory/giommu-dirty-split",
+                   test_giommu_dirty_split);
     qtest_add_func("vfio-iommufd-memory/giommu-virtio", test_giommu_virtio);
     qtest_add_func("vfio-iommufd-memory/giommu-virtio-plug",
                    test_giommu_virtio_plug);
