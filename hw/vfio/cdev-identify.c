@@ -217,9 +217,12 @@ static bool vfio_cdev_is_open_in(const char *pid, dev_t rdev)
 
     while (dir && (entry = g_dir_read_name(dir))) {
         g_autofree char *fd = g_build_filename(path, entry, NULL);
-        struct stat st;
+        struct statx st;
 
-        if (!stat(fd, &st) && S_ISCHR(st.st_mode) && st.st_rdev == rdev) {
+        /* Whatever it has open: a dead server's file must not keep us */
+        if (!statx(AT_FDCWD, fd, AT_STATX_DONT_SYNC | AT_NO_AUTOMOUNT,
+                   STATX_TYPE, &st) && S_ISCHR(st.stx_mode) &&
+            makedev(st.stx_rdev_major, st.stx_rdev_minor) == rdev) {
             return true;
         }
     }

@@ -35,6 +35,8 @@ int fake_open64_2(const char *path, int flags) AS("__open64_2");
 int fake_open_2(const char *path, int flags) AS("__open_2");
 int fake_stat64(const char *path, struct stat *st) AS("stat64");
 int fake_lstat64(const char *path, struct stat *st) AS("lstat64");
+int fake_statx(int dir, const char *path, int flags, unsigned mask,
+               struct statx *st) AS("statx");
 int fake_access(const char *path, int mode) AS("access");
 ssize_t fake_readlink(const char *path, char *buf, size_t size) AS("readlink");
 ssize_t fake_readlink_chk(const char *path, char *buf, size_t size,
@@ -170,6 +172,25 @@ int fake_stat64(const char *path, struct stat *st)
 int fake_lstat64(const char *path, struct stat *st)
 {
     return do_stat(path, st, AT_SYMLINK_NOFOLLOW);
+}
+
+int fake_statx(int dir, const char *path, int flags, unsigned mask,
+               struct statx *st)
+{
+    struct stat node;
+
+    if (!g_str_has_prefix(path, "/proc/")) {
+        return syscall(SYS_statx, dir, path, flags, mask, st);
+    }
+    if (do_stat(path, &node, 0)) {
+        return -1;
+    }
+    *st = (struct statx) {
+        .stx_mode = node.st_mode,
+        .stx_rdev_major = major(node.st_rdev),
+        .stx_rdev_minor = minor(node.st_rdev),
+    };
+    return 0;
 }
 
 int fake_access(const char *path, int mode)
