@@ -23,7 +23,8 @@
  *
  * Kernel facts (Linux 6.6 on): BIND waits for the reset with a lock that only
  * devices share which cannot be reset one by one (a slot or bus), so others go
- * on at the same time.
+ * on at the same time.  While a device with ATS is reset, newer ones (seen: 7.3)
+ * refuse to attach any device of its IOMMU group, with EBUSY.
  */
 
 #include "qemu/osdep.h"
@@ -41,6 +42,7 @@ typedef struct VFIOEarly {
     IOMMUFDBackend *be;
     IOMMUFDUser user;
     dev_t rdev;
+    char *group;                /* the IOMMU group's number, or NULL */
     int fd;
     bool passed;                /* by fd=: its owner's until it is bound */
     bool in_kvm;
@@ -64,15 +66,22 @@ static gpointer vfio_early_bind(gpointer opaque)
     return NULL;
 }
 
-/* Wait for the thread, and let go of all but the descriptor */
-static void vfio_early_end(VFIOEarly *e)
+static void vfio_early_wait(VFIOEarly *e)
 {
     if (e->thread) {
         g_thread_join(e->thread);
+        e->thread = NULL;
     }
+}
+
+/* Wait for the thread, and let go of all but the descriptor */
+static void vfio_early_end(VFIOEarly *e)
+{
+    vfio_early_wait(e);
     trace_vfio_cdev_early(e->fd, e->devid, e->ret);
     QLIST_REMOVE(e, next);
     iommufd_backend_put(e->be, &e->user);
+    g_free(e->group);
 }
 
 static void vfio_early_drop(VFIOEarly *e)
@@ -133,6 +142,18 @@ bool vfio_early_take(VFIOCdev *cdev, int *ret)
     *ret = e->ret;
     g_free(e);
     return true;
+}
+
+void vfio_early_settle(const char *sysfsdev)
+{
+    g_autofree char *group = vfio_cdev_link(sysfsdev, "iommu_group");
+    VFIOEarly *e;
+
+    QLIST_FOREACH(e, &vfio_early, next) {
+        if (group && !g_strcmp0(e->group, group)) {
+            vfio_early_wait(e);
+        }
+    }
 }
 
 /* The descriptor that fd= gives by its number, or -1 */
@@ -201,7 +222,7 @@ static void vfio_early_begin(const QDict *options)
     dev_t rdev;
     int fd;
 
-    if (!iommufd) {
+    if (!iommufd || !*iommufd) {
         vfio_early_note_group(options);
         return;
     }
@@ -240,6 +261,7 @@ static void vfio_early_begin(const QDict *options)
     e = g_new0(VFIOEarly, 1);
     e->be = IOMMUFD_BACKEND(be);
     e->rdev = rdev;
+    e->group = g_steal_pointer(&group);
     e->fd = fd;
     e->passed = passed;
     e->in_kvm = in_kvm;

@@ -218,6 +218,7 @@ static bool vfio_cdev_attach_ioas(VFIOCdev *cdev, AddressSpace *as,
         return false;
     }
 
+    vfio_early_settle(cdev->sysfsdev);
     ret = vfio_cdev_choose_pt(cdev);
     if (ret) {
         g_autofree char *why = ret == -ENOMEM ?

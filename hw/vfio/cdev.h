@@ -194,6 +194,13 @@ int vfio_cdev_bind_fd(int fd, IOMMUFDBackend *be, const QemuUUID *token,
  */
 bool vfio_early_take(VFIOCdev *cdev, int *ret);
 
+/**
+ * vfio_early_settle - wait until no device of its IOMMU group is being bound
+ *
+ * Before it is attached.
+ */
+void vfio_early_settle(const char *sysfsdev);
+
 /* cdev-gate.c */
 
 /**

@@ -37,6 +37,8 @@
  *   group-open N         the VFIO group of device N is open
  *   unsafe N             no interrupt isolation for device N
  *   no-reset N           device N has no reset of its own
+ *   ethernet N           device N is of that class
+ *   slow N               BIND of device N takes 300 ms
  *   power N              device N has D3hot, and FLR by the AF capability
  *   vf-token N HEX       Linux 6.17, and device N wants this token (32 digits)
  *   shared-bus N DEVID   a hot reset of device N hits another function, too
@@ -82,7 +84,7 @@ typedef struct FakeRange {
 } FakeRange;
 
 typedef struct FakeDeviceControl {
-    bool mdev, alone, group_open, unsafe, no_reset, power;
+    bool mdev, alone, group_open, unsafe, no_reset, power, slow, ethernet;
     bool platform, ccw;                 /* neither: PCI */
     unsigned dma_log;                   /* ranges; 0: it does not */
     uint32_t dma_log_fails, dma_log_error;

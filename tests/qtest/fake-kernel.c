@@ -187,6 +187,8 @@ static void control_line(const char *line)
         d->unsafe |= g_str_equal(word, "unsafe");
         d->no_reset |= g_str_equal(word, "no-reset");
         d->power |= g_str_equal(word, "power");
+        d->slow |= g_str_equal(word, "slow");
+        d->ethernet |= g_str_equal(word, "ethernet");
     } else if (line[0] && !g_str_has_prefix(line, "serial ")) {
         fprintf(stderr, "fake kernel: cannot understand '%s'\n", line);
         abort();

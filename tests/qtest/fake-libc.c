@@ -330,9 +330,21 @@ int fake_fstat64(int fd, struct stat *st)
     return ret;
 }
 
+static bool slow(int fd)
+{
+    bool is_iommu;
+    unsigned index;
+
+    return fake_kernel_owns(fd, &is_iommu, &index) && !is_iommu &&
+           fake_control.device[index].slow;
+}
+
 int fake_ioctl(int fd, unsigned long request, void *arg)
 {
     if (_IOC_TYPE(request) == ';' && ours(fd)) {
+        if (request == VFIO_DEVICE_BIND_IOMMUFD && slow(fd)) {
+            g_usleep(300000);           /* other calls go on */
+        }
         WITH_LOCK();
         return fake_kernel_ioctl(fd, request, arg);
     }

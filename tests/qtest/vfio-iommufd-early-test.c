@@ -19,6 +19,7 @@
 #define OPEN1   "open /dev/vfio/devices/vfio1 = "
 #define GONE0   "gone /dev/vfio/devices/vfio0 mapped=0\n"
 #define BIND    "VFIO_DEVICE_BIND_IOMMUFD "
+#define ATTACH  "VFIO_DEVICE_ATTACH_IOMMUFD_PT "
 #define TOKEN   "2ab74924-c335-45f4-9b16-8569e5b08258"
 
 static int at(const char *log, const char *what)
@@ -111,6 +112,46 @@ static void test_same(void)
     fake_env_free(env);
 }
 
+/* A group's devices are attached when none of them is being reset any more */
+static void test_group(void)
+{
+    const char *same = "ln -sfn $(readlink ../" BDF0 "/iommu_group) iommu_group";
+    int i;
+
+    for (i = 0; i < 2; i++) {
+        FakeEnv *env = fake_env_new();
+        g_autofree char *log = NULL;
+        QTestState *qts;
+
+        if (i) {
+            fake_env_sysfs(env, BDF1, same);
+        }
+        fake_env_control(env, "slow 1");
+        qts = fake_env_start(env, PC DEVICE "host=" BDF0 " "
+                             DEVICE "host=" BDF1);
+        log = fake_env_take_log(env);
+        g_test_message("log: %s", log);
+        g_assert_cmpuint(fake_env_count(log, BIND), ==, 2);
+        g_assert_cmpint(at(log, ATTACH) > g_strrstr(log, BIND) - log, ==, i);
+        qtest_quit(qts);
+        fake_env_free(env);
+    }
+}
+
+/* Without a name it is a device of its group, as for QOM */
+static void test_empty(void)
+{
+    FakeEnv *env = fake_env_new();
+    g_autofree char *error =
+        fake_env_start_fails(env, PC "-device vfio-pci,iommufd=,host=" BDF0);
+    g_autofree char *log = fake_env_take_log(env);
+
+    g_assert_nonnull(strstr(error, "vfio " BDF0 ": "));
+    g_assert_nonnull(strstr(error, "/dev/vfio/7"));
+    g_assert_cmpint(at(log, OPEN0), ==, -1);
+    fake_env_free(env);
+}
+
 int main(int argc, char **argv)
 {
     unsigned i;
@@ -124,5 +165,7 @@ int main(int argc, char **argv)
     }
     qtest_add_func("vfio-iommufd/early/fails", test_fails);
     qtest_add_func("vfio-iommufd/early/same", test_same);
+    qtest_add_func("vfio-iommufd/early/group", test_group);
+    qtest_add_func("vfio-iommufd/early/empty", test_empty);
     return g_test_run();
 }
