@@ -18,6 +18,7 @@
 
 #include "cdev.h"
 #include "feature.h"
+#include "hw/pci/pci.h"
 #include "trace.h"
 
 static int vfio_cdev_log_start(VFIOWriter *writer, const GArray *ranges)
@@ -82,6 +83,8 @@ static const VFIODirtyLogOps vfio_cdev_log_ops = {
 
 void vfio_cdev_add_writer(VFIOCdev *cdev)
 {
+    Object *pdev = object_dynamic_cast(OBJECT(cdev->vbasedev->dev),
+                                       TYPE_PCI_DEVICE);
     bool logs = cdev->vbasedev->device_dirty_page_tracking != ON_OFF_AUTO_OFF &&
                 !vfio_device_feature(cdev->fd, VFIO_DEVICE_FEATURE_PROBE |
                                      VFIO_DEVICE_FEATURE_SET |
@@ -91,6 +94,7 @@ void vfio_cdev_add_writer(VFIOCdev *cdev)
     cdev->writer.name = cdev->name;
     cdev->writer.log = logs ? &vfio_cdev_log_ops : NULL;
     cdev->writer.hwpt = cdev->hwpt;
+    cdev->writer.leaves = pdev && PCI_DEVICE(pdev)->failover_pair_id;
     vfio_ioas_add_writer(cdev->ioas, &cdev->writer);
     trace_vfio_cdev_dirty_by(cdev->name, vfio_cdev_dirty_by(cdev));
 }

@@ -406,6 +406,9 @@ static bool vfio_dirty_start_writer(VFIOIOAS *ioas, VFIOWriter *w)
     g_autofree char *reason = NULL;
     int ret;
 
+    if (w->leaves) {
+        return true;
+    }
     if (w->log) {
         ret = vfio_dirty_start_log(ioas, w);
         if (!ret) {
@@ -507,7 +510,7 @@ static bool vfio_dirty_can_wait(VFIOIOAS *ioas)
     VFIOWriter *w;
 
     QLIST_FOREACH(w, &ioas->writers, next) {
-        if (!w->later || !w->later()) {
+        if (!w->leaves && (!w->later || !w->later())) {
             return false;
         }
     }

@@ -88,6 +88,7 @@ struct VFIOWriter {
     const VFIODirtyLogOps *log; /* NULL: it does not log its writes */
     VFIOHWPT *hwpt;             /* NULL: attached to the IOAS itself */
     GArray *logged;             /* of IOMMUFDRange: where it logs, or NULL */
+    bool leaves;                /* migration has the guest give it away first */
     /*
      * If nobody tracks: may a sync leave out what it writes, as another comes
      * when it was stopped?  NULL: no.  Migration sets it (mig.h).

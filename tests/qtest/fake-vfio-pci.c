@@ -92,7 +92,9 @@ static void reset_config(FakeCdev *cdev)
     put_le(c + PCI_VENDOR_ID, 2, 0x1234);
     put_le(c + PCI_DEVICE_ID, 2, 0x11e8);
     put_le(c + PCI_STATUS, 2, PCI_STATUS_CAP_LIST);
-    put_le(c + PCI_CLASS_REVISION, 4, 0x00ff0010);
+    put_le(c + PCI_CLASS_REVISION, 4,
+           fake_control.device[cdev->index].ethernet ? 0x02000010
+                                                     : 0x00ff0010);
     c[PCI_CAPABILITY_LIST] = MSI_CAP;
     c[PCI_INTERRUPT_PIN] = 1;
     put_le(c + PCI_BASE_ADDRESS_0, 4, 0xfea00000);

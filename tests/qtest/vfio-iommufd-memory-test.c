@@ -776,6 +776,120 @@ static void test_giommu_dirty(void)
     end();
 }
 
+static int64_t dirty_rate(void)
+{
+    int64_t rate;
+    QDict *rsp;
+
+    do {
+        g_usleep(100000);
+        rsp = qtest_qmp(qts, "{'execute': 'query-dirty-rate'}");
+        rate = qdict_get_try_int(qdict_get_qdict(rsp, "return"), "dirty-rate",
+                                 -1);
+        qobject_unref(rsp);
+    } while (rate < 0);
+    return rate;
+}
+
+/* MiB that were written in a second */
+static int64_t written(const char *control)
+{
+    dirty_log_on(1);
+    fake_env_control(env, control);
+    return dirty_rate();
+}
+
+/*
+ * A primary of virtio-net's failover is given away by the guest before any of
+ * RAM is sent: that nobody can track it is no reason to count all as written
+ */
+static void test_failover_dirty(void)
+{
+    QPCIAddress address = { .devfn = QPCI_DEVFN(1 << 5, 0) };
+    g_autofree char *said = NULL;
+    QVirtioPCIDevice *net;
+    QPCIBus *bus;
+    QPCIDevice *port;
+    int i;
+
+    start("ethernet 0", Q35 "-m 256 "
+          "-device pcie-root-port,id=rp0,addr=1,chassis=1 "
+          "-device pcie-root-port,id=rp1,addr=2,chassis=2 "
+          "-netdev hubport,id=hub,hubid=0 -device virtio-net-pci,id=net0,"
+          "bus=rp0,failover=on,netdev=hub -object iommufd,id=iommufd0 "
+          "-device vfio-pci,id=hd0,failover_pair_id=net0,bus=rp1,host=" BDF
+          ",iommufd=iommufd0 -trace vfio_ioas_dirty_*");
+    bus = qpci_new_pc(qts, &alloc);
+    g_assert_cmpint(qpci_secondary_buses_init(bus), ==, 2);
+    for (i = 1; i <= 2; i++) {
+        port = qpci_device_find(bus, QPCI_DEVFN(i, 0));
+        qpci_device_enable(port);
+        qpci_iomap(port, 4, NULL);
+        g_free(port);
+    }
+    net = virtio_pci_new(bus, &address);
+    g_assert_nonnull(net);
+    qvirtio_pci_device_enable(net);
+    qvirtio_start_device(&net->vdev);
+    qvirtio_set_features(&net->vdev, qvirtio_get_features(&net->vdev) &
+                         ~QVIRTIO_F_BAD_FEATURE);
+    qvirtio_set_driver_ok(&net->vdev);
+    qtest_qmp_eventwait(qts, "FAILOVER_NEGOTIATED");
+    expect_running();
+    expect_log("VFIO_DEVICE_ATTACH_IOMMUFD_PT 3 = 0\n");
+
+    qtest_qmp_assert_success(qts, "{'execute': 'calc-dirty-rate', 'arguments': "
+                             "{'calc-time': 1, 'mode': 'dirty-bitmap'}}");
+    g_assert_cmpint(dirty_rate(), <, 2);
+    said = fake_env_said(env);
+    g_assert_nonnull(strstr(said, "vfio_ioas_dirty_start ioas=2 all=0\n"));
+    qos_object_destroy((QOSGraphObject *)net);
+    qpci_free_pc(bus);
+    end();
+}
+
+/*
+ * Pages that are adjacent for the device and far apart in memory: of what is
+ * beside them nothing was written
+ */
+static void test_giommu_dirty_exact(void)
+{
+    g_autofree char *control = g_strdup_printf("dirty 1\nwrite 0 %d %d",
+                                               IOVA, 500 * 4096);
+    Vtd vtd;
+    int i;
+
+    start("dirty 1", Q35 "-m 256 -device intel-iommu,caching-mode=on " DEVICE);
+    vtd = vtd_tables();
+    for (i = 0; i < 500; i++) {
+        qtest_writeq(qts, vtd.pte + i * 8, (0x4000000 + i * 0x40000ull) | 3);
+    }
+    vtd_enable();
+    g_assert_cmpint(written(control), <=, 2);
+    end();
+}
+
+/*
+ * A page goes out of a large one: what is written to the rest of it before it is
+ * unmapped, and after it was asked for, would be in no bitmap
+ */
+static void test_giommu_dirty_split(void)
+{
+    Large large;
+    Vtd vtd;
+
+    start("dirty 1", Q35 "-m 256 -device intel-iommu,caching-mode=on " DEVICE
+          " -trace vfio_ioas_written");
+    vtd = vtd_tables();
+    large = large_page(&vtd);
+    vtd_enable();
+    dirty_log_on(60);
+    unmap_second(&large);
+    expect_said("pc.ram 1 pages from 0x400000\n");
+    expect_said("pc.ram 510 pages from 0x402000\n");
+    end();
+}
+
 /* One that does not tell what it maps */
 static void test_giommu_silent(void)
 {
