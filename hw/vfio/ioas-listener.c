@@ -124,7 +124,9 @@ static bool vfio_ioas_ignores(const MemoryRegionSection *section)
 {
     return (!memory_region_is_ram(section->mr) &&
             !memory_region_is_iommu(section->mr)) ||
-           memory_region_is_protected(section->mr);
+           memory_region_is_protected(section->mr) ||
+           /* A 64-bit BAR that is being sized, which nobody means to reach */
+           section->offset_within_address_space >> 63;
 }
 
 /* The host-page aligned inside of the section; false if there is none */

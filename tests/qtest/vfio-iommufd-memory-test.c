@@ -1015,19 +1015,41 @@ static void test_giommu_virtio_mem(void)
     end();
 }
 
+static void shmem_config(uint8_t reg, uint32_t value)
+{
+    qtest_outl(qts, 0xcf8, 0x80000000 | 7 << 11 | reg);
+    qtest_outl(qts, 0xcfc, value);
+}
+
+/* A 64-bit BAR that is memory is sized while it is decoded */
+static void test_sizing(void)
+{
+    g_autofree char *log = NULL;
+
+    start("", Q35 "-m 256 -object memory-backend-ram,id=mem0,size=2M,share=on "
+          "-device ivshmem-plain,memdev=mem0,addr=7 " DEVICE);
+    shmem_config(0x18, 0xe0200000);
+    shmem_config(0x1c, 0);
+    shmem_config(0x04, 0x2);
+    expect_log("iova=0xe0200000 length=0x200000 ");
+    shmem_config(0x1c, 0xffffffff);
+    shmem_config(0x1c, 0);
+    expect_running();
+    log = fake_env_take_log(env);
+    g_test_message("log: %s", log);
+    g_assert_nonnull(strstr(log, "iova=0xe0200000 length=0x200000 "));
+    g_assert_null(strstr(log, "iova=0xffff"));
+    end();
+}
+
 /* A BAR of 2 KiB that is memory lies in the middle of a page */
 static void test_misaligned(void)
 {
-    const uint32_t config = 0x80000000 | 7 << 11;
-
     start("", Q35 "-m 256 -object memory-backend-ram,id=mem0,size=2048,"
           "share=on -device ivshmem-plain,memdev=mem0,addr=7 " DEVICE);
-    qtest_outl(qts, 0xcf8, config | 0x18);
-    qtest_outl(qts, 0xcfc, 0xe0200800);
-    qtest_outl(qts, 0xcf8, config | 0x1c);
-    qtest_outl(qts, 0xcfc, 0);
-    qtest_outl(qts, 0xcf8, config | 0x04);
-    qtest_outl(qts, 0xcfc, 0x2);
+    shmem_config(0x18, 0xe0200800);
+    shmem_config(0x1c, 0);
+    shmem_config(0x04, 0x2);
     qtest_writel(qts, 0xe0200800, 0x12345678);
     g_assert_cmphex(qtest_readl(qts, 0xe0200800), ==, 0x12345678);
     expect_said("warning: vfio: 'mem0' at 0xe0200800 is not aligned to host "
@@ -1071,6 +1093,7 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-memory/virtio-mem", test_virtio_mem);
     qtest_add_func("vfio-iommufd-memory/giommu-virtio-mem",
                    test_giommu_virtio_mem);
+    qtest_add_func("vfio-iommufd-memory/sizing", test_sizing);
     qtest_add_func("vfio-iommufd-memory/misaligned", test_misaligned);
     return g_test_run();
 }
