@@ -315,7 +315,7 @@ static int vfio_discard_notify_populate(RamDiscardListener *rdl,
             if (b) {
                 vfio_discard_notify_discard(&b->discard, &in_base);
             }
-            return ret;
+            return vfio_base_only(s->ioas) ? 0 : ret;
         }
     }
     return 0;

@@ -1011,6 +1011,14 @@ static void test_giommu_virtio_mem(void)
                 "RLIMIT_MEMLOCK bounds it\n");
     vtd_set(&vtd, (MEM0 + BLOCK) | 3);
     expect_said("iommu map to discarded memory");
+
+    /* Who copies from it does not need the base, so it refuses nothing */
+    fake_env_control(env, "fail IOMMU_IOAS_MAP 1 14");
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0 + 2 * BLOCK), ==,
+                    VIRTIO_MEM_RESP_ACK);
+    g_free(fake_env_take_log(env));
+    vtd_set(&vtd, (MEM0 + 2 * BLOCK) | 3);
+    expect_log("IOMMU_IOAS_MAP ioas=2 iova=0x5000 length=0x1000 ");
     virtio_free(&mem);
     end();
 }
