@@ -347,6 +347,12 @@ bool vfio_ioas_apply_ram(VFIOIOAS *ioas)
     for (i = 0; i < unmaps->len; i++) {
         unmapped &= vfio_ioas_apply_unmap(ioas, &RANGE(unmaps, i));
     }
+    for (i = 0; i < ioas->pending->len && unmaps->len && ioas->open; i++) {
+        const VFIOMapRange *r = &RANGE(ioas->pending, i);
+
+        vfio_ioas_dirty_remapped(ioas, r->vaddr, vfio_range_bytes(r),
+                                 r->readonly);
+    }
     vfio_ioas_foresee(ioas, wanted);
     if (ioas->setup_error) {
         return unmapped;

@@ -86,6 +86,8 @@ static void vfio_dirty_log(VFIOIOAS *ioas, const VFIOMapRange *r, uint64_t at)
             uint64_t first, written;
 
             bitmap_copy_with_src_offset(d->part, d->run, at, pages);
+            /* Whole words are copied and taken; the rest is of what follows */
+            bitmap_clear(d->part, pages, -pages & (BITS_PER_LONG - 1));
             first = find_first_bit(d->part, pages) * vfio_dirty_page();
             written = bitmap_count_one(d->part, pages);
             bitmap_to_le(d->part, d->part, pages);
@@ -561,4 +563,24 @@ void vfio_ioas_dirty_unmap(VFIOIOAS *ioas, const GArray *mapped,
         /* count */
     }
     vfio_dirty_sync_runs(ioas, map + first, end - first, iova, last, false);
+}
+
+void vfio_ioas_dirty_remapped(VFIOIOAS *ioas, uint64_t vaddr, uint64_t size,
+                              bool readonly)
+{
+    VFIODirty *d = ioas->dirty;
+    uint64_t n;
+
+    if (!d || readonly || QLIST_EMPTY(&ioas->writers)) {
+        return;
+    }
+    for (; size; vaddr += n, size -= n) {
+        VFIOMapRange part = { .vaddr = vaddr };
+
+        n = MIN(size, RUN_MAX);
+        part.last = n - 1;
+        vfio_dirty_make_room(d, n / vfio_dirty_page());
+        bitmap_set(d->run, 0, n / vfio_dirty_page());
+        vfio_dirty_log(ioas, &part, 0);
+    }
 }

@@ -139,6 +139,8 @@ static void vfio_piece_put_back(VFIOIOASSection *s, const DMAMap *piece)
         vfio_ioas_map_failed(s->ioas, memory_region_name(s->mr), piece->iova,
                              piece->iova + piece->size, ret);
     }
+    vfio_ioas_dirty_remapped(s->ioas, piece->translated_addr, piece->size + 1,
+                             piece->perm == IOMMU_RO);
 }
 
 /*

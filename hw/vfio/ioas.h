@@ -545,4 +545,14 @@ void vfio_ioas_dirty_sync(VFIOIOAS *ioas, uint64_t first, uint64_t last);
 void vfio_ioas_dirty_unmap(VFIOIOAS *ioas, const GArray *mapped,
                            uint64_t iova, uint64_t last);
 
+/**
+ * vfio_ioas_dirty_remapped - memory was unmapped and is wanted still
+ *
+ * A mapping goes as a whole, also when only a part of it has to.  What a device
+ * writes to the rest of it after the bits were read and before the unmap is in
+ * no bitmap, so all of the rest counts as written.
+ */
+void vfio_ioas_dirty_remapped(VFIOIOAS *ioas, uint64_t vaddr, uint64_t size,
+                              bool readonly);
+
 #endif
