@@ -21,6 +21,7 @@
 #include <sys/ioctl.h>
 
 #include "feature.h"
+#include "ioas.h"
 #include "mig.h"
 #include "hw/qdev-core.h"
 #include "qapi/error.h"
@@ -272,6 +273,9 @@ int vfio_mig_reset(VFIOMig *m, Error **errp)
     int ret = ioctl(m->vbasedev->fd, VFIO_DEVICE_RESET) ? -errno : 0;
 
     trace_vfio_mig_reset(m->vbasedev->name, ret);
+    /* The kernel has dropped what other devices have mapped of its BARs */
+    vfio_ioas_revoke_bars(OBJECT(m->vbasedev->dev));
+    vfio_ioas_refresh_bars(OBJECT(m->vbasedev->dev));
     vfio_mig_refresh(m);
     if (ret) {
         error_setg(errp, "the device cannot be reset: %s", strerror(-ret));

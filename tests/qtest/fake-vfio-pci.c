@@ -125,10 +125,15 @@ bool fake_cdev_has_memory(unsigned index)
     return bound[index] && has_memory(bound[index]);
 }
 
+/* The kernel restores what the device had */
 static void reset_device(FakeCdev *cdev)
 {
+    uint8_t header[PCI_STD_HEADER_SIZEOF];
+
     fake_kernel_revoke(cdev->index);
+    memcpy(header, cdev->config, sizeof(header));
     reset_config(cdev);
+    memcpy(cdev->config, header, sizeof(header));
 }
 
 FakeCdev *fake_cdev_new(unsigned index, int backing)

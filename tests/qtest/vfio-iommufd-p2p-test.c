@@ -292,6 +292,33 @@ static void test_revoked(void)
     quit(&p);
 }
 
+/* `cont` resets a device in ERROR, which the guest does not see */
+static void test_error_reset(void)
+{
+    const char *control = "dma-buf 1\nmigration 0 7\nmigration 1 7\n";
+    g_autofree char *fails = g_strconcat(control, "arc 0 2 5 5 0", NULL);
+    P2P p = {};
+
+    start(&p, fails, PC OBJECT "-device vfio-pci,host=0000:65:00.0,"
+          "iommufd=iommufd0,id=hd0,addr=5,enable-migration=on "
+          "-device vfio-pci,host=0000:65:00.1,iommufd=iommufd0,id=hd1,addr=6,"
+          "enable-migration=on");
+    place(&p, 5, 0xe0000000);
+    place(&p, 6, 0xe0100000);
+    expect(&p, "2:0@e0000000 2:1@e0100000");
+    qtest_qmp_assert_success(p.qts, "{'execute': 'stop'}");
+    qtest_qmp_assert_success(p.qts, "{'execute': 'cont'}");
+    qtest_qmp_eventwait(p.qts, "STOP");
+    qtest_qmp_eventwait(p.qts, "STOP");
+    fake_env_control(p.env, control);
+    p.asked = 0;
+    qtest_qmp_assert_success(p.qts, "{'execute': 'cont'}");
+    qtest_qmp_eventwait(p.qts, "RESUME");
+    expect(&p, "2:1@e0100000 2:0@e0000000");
+    g_assert_cmpuint(p.asked, >, 0);
+    quit(&p);
+}
+
 /* Two objects: each device's BAR is in the other's IOAS, not in its own */
 static void test_objects(void)
 {
@@ -734,6 +761,7 @@ int main(int argc, char **argv)
     g_test_init(&argc, &argv, NULL);
     qtest_add_func("vfio-iommufd-p2p/alone", test_alone);
     qtest_add_func("vfio-iommufd-p2p/revoked", test_revoked);
+    qtest_add_func("vfio-iommufd-p2p/error-reset", test_error_reset);
     qtest_add_func("vfio-iommufd-p2p/objects", test_objects);
     qtest_add_func("vfio-iommufd-p2p/unmap-fails", test_unmap_fails);
     for (i = 0; i < ARRAY_SIZE(failures); i++) {

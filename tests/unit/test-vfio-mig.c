@@ -15,6 +15,7 @@
 #include <sys/mman.h>
 #include <sys/ioctl.h>
 
+#include "../../hw/vfio/ioas.h"
 #include "../../hw/vfio/mig.h"
 #include "hw/qdev-core.h"
 #include "io/channel-buffer.h"
@@ -31,6 +32,14 @@ void qapi_event_send_vfio_migration(const char *id, const char *path,
                                     VfioMigrationState state)
 {
     g_assert_not_reached();     /* migration-events is off */
+}
+
+void vfio_ioas_revoke_bars(Object *owner)
+{
+}
+
+void vfio_ioas_refresh_bars(Object *owner)
+{
 }
 
 void memory_region_transaction_begin(void)
