@@ -191,7 +191,7 @@ static void vfio_ioas_prefault(VFIOIOAS *ioas, bool start)
                 .vaddr = r->vaddr,
                 .size = vfio_range_bytes(r),
                 .page_size = rb ? qemu_ram_pagesize(rb) : 1,
-                .anonymous = rb && qemu_ram_is_migratable(rb) &&
+                .anonymous = ioas->cold && rb && qemu_ram_is_migratable(rb) &&
                              qemu_ram_get_fd(rb) < 0 && !qemu_ram_is_shared(rb),
             };
 

@@ -25,6 +25,7 @@
 
 #include "ioas.h"
 #include "exec/cpu-common.h"
+#include "hw/qdev-core.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "trace.h"
@@ -85,6 +86,7 @@ VFIOIOAS *vfio_ioas_get(IOMMUFDBackend *be, AddressSpace *as, Object *owner,
     ioas->be = be;
     ioas->as = as;
     ioas->id = id;
+    ioas->cold = !phase_check(PHASE_MACHINE_READY);
     ioas->users = 1;
     ioas->alone = owner;
     if (!vfio_base_get(ioas, owner, errp)) {

@@ -155,6 +155,7 @@ struct VFIOIOAS {
     MemoryListener listener;
     bool listening;             /* registered: failures come late from now */
     bool dying;                 /* mappings go away with the kernel's IOAS */
+    bool cold;                  /* from the start: none of RAM can be poisoned */
     bool changed;               /* sections came or went since the commit */
     bool incomplete;            /* guest RAM is missing: the VM is stopped */
     Error *setup_error;         /* first failure before @listening */

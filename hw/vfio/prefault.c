@@ -24,7 +24,9 @@
  * Where it can be, a piece is touched by its first byte before: a fault takes
  * the lock of the one mapping it is in (Linux 6.4), madvise() takes mmap_lock,
  * for which the main thread would wait at each brk() and mmap().  So a huge
- * page is filled without it, and madvise() finds nothing left to do.
+ * page is filled without it, and madvise() finds nothing left to do.  Not in
+ * memory that may have gone bad (ioas-apply.c): the touch would be the end of
+ * the process, where madvise() answers EHWPOISON.
  */
 
 #include "qemu/osdep.h"

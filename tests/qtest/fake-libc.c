@@ -17,14 +17,15 @@
 #include "qemu/osdep.h"
 #include <dirent.h>
 #include <dlfcn.h>
+#include <linux/vfio.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
+#include "../../hw/vfio/cdev-uapi.h"
 #include "fake-iommufd.h"
-
 
 /* They take the place of what libc has under these names */
 #define AS(name)    __asm__(name) __attribute__((visibility("default")))
