@@ -288,6 +288,7 @@ static void test_unplug(void)
     FakeEnv *env = fake_env_new();
     QTestState *qts = fake_env_start(env, Q35 "-device pcie-root-port,id=rp "
                                      OBJECT);
+    char *log;
     int i;
 
     for (i = 0; i < 20; i++) {
@@ -299,7 +300,16 @@ static void test_unplug(void)
                                  "{'id': 'hd0'}}");
         qtest_qmp_assert_success(qts, "{'execute': 'system_reset'}");
         qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+        log = fake_env_take_log(env);
+        g_assert_nonnull(strstr(log, "gone /dev/vfio/devices/vfio0 mapped=0\n"));
+        g_free(log);
     }
+    qtest_qmp_assert_success(qts, "{'execute': 'object-del', 'arguments': "
+                             "{'id': 'iommufd0'}}");
+    log = fake_env_take_log(env);
+    g_assert_nonnull(strstr(log, "gone /dev/iommu bound=0 ioas=0 hwpts=0 "
+                            "areas=0\n"));
+    g_free(log);
     quit(env, qts);
 }
 

@@ -86,6 +86,46 @@ static QDict *query(QTestState *qts)
     return info;
 }
 
+/* Leaves it in the log */
+static void wait_logged(FakeEnv *env, const char *what)
+{
+    int i;
+
+    for (i = 0; i < 6000; i++) {
+        g_autofree char *log = NULL;
+
+        if (g_file_get_contents(env->log, &log, NULL, NULL) &&
+            strstr(log, what)) {
+            return;
+        }
+        g_usleep(5 * 1000);
+    }
+    g_error("not logged: %s", what);
+}
+
+static bool has_status(QTestState *qts, const char *status)
+{
+    QDict *rsp = qtest_qmp(qts, "{'execute': 'query-status'}");
+    bool has = g_str_equal(qdict_get_str(qdict_get_qdict(rsp, "return"),
+                                         "status"), status);
+
+    qobject_unref(rsp);
+    return has;
+}
+
+static void wait_status(QTestState *qts, const char *status)
+{
+    int i;
+
+    for (i = 0; i < 2000; i++) {
+        if (has_status(qts, status)) {
+            return;
+        }
+        g_usleep(5 * 1000);
+    }
+    g_error("not %s", status);
+}
+
 /* Waits for the end; error-desc or "" */
 static char *ends(QTestState *qts, const char *status)
 {
@@ -109,25 +149,10 @@ static char *ends(QTestState *qts, const char *status)
     g_assert_cmpstr(qdict_get_str(d, "status"), ==, status);
     why = g_strdup(qdict_get_try_str(d, "error-desc") ?: "");
     qobject_unref(d);
-    return why;
-}
-
-static void wait_status(QTestState *qts, const char *status)
-{
-    int i;
-
-    for (i = 0; i < 2000; i++) {
-        QDict *rsp = qtest_qmp(qts, "{'execute': 'query-status'}");
-        bool is = g_str_equal(qdict_get_str(qdict_get_qdict(rsp, "return"),
-                                            "status"), status);
-
-        qobject_unref(rsp);
-        if (is) {
-            return;
-        }
-        g_usleep(5 * 1000);
+    while (has_status(qts, "finish-migrate")) {
+        g_usleep(5 * 1000);                     /* until then cont is refused */
     }
-    g_error("not %s", status);
+    return why;
 }
 
 /* "RUNNING PRE_COPY ...": what device @n went through, a failed one with ! */
@@ -597,7 +622,7 @@ static void test_interrupted(void)
 
         g_assert_true(set_capability(a, "dirty-bitmaps", true));
         migrate_with_limit(a, "exec:cat >/dev/null", 0);
-        g_usleep(200 * 1000);
+        wait_logged(env, "RUNNING -> PRE_COPY = 0");
         if (i == 0) {
             qtest_qmp_assert_success(a, "{'execute': "
                                      "'migrate-start-postcopy'}");
@@ -736,11 +761,13 @@ static void test_reset_meanwhile(void)
     QTestState *a = fake_env_start(env, MACHINE DEVICE(0));
     QTestState *b = fake_env_start(env, MACHINE DEVICE(1) INCOMING);
     g_autofree char *why = NULL, *log = NULL;
+    const char *at;
 
     qtest_qmp_assert_success(a, "{'execute': 'migrate-set-parameters', "
                              "'arguments': {'max-bandwidth': 4096}}");
     wait_at_channel(b);
     migrate(a, channel);
+    wait_logged(env, "RUNNING -> PRE_COPY = 0");
     qtest_qmp_assert_success(a, "{'execute': 'system_reset'}");
     qtest_qmp_eventwait(a, "RESET");
     switch_on(a, 5, BAR);
@@ -751,7 +778,10 @@ static void test_reset_meanwhile(void)
     qtest_qmp_eventwait(b, "RESUME");
     check_filled(b, BAR, 0x5000);
     log = fake_env_take_log(env);
-    g_assert_nonnull(strstr(log, "VFIO_DEVICE_RESET = 0"));
+    at = strstr(log, "RUNNING -> PRE_COPY = 0");
+    at = strstr(at, "VFIO_DEVICE_RESET = 0");
+    g_assert_nonnull(at);
+    g_assert_nonnull(strstr(at, "-> STOP_COPY = 0"));
     qtest_quit(a);
     qtest_quit(b);
     free_env(env);

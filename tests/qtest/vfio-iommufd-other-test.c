@@ -32,6 +32,7 @@ typedef struct Kind {
     const char *end;            /* how QEMU ends without a real one, or NULL */
     const char *nothing;        /* what it says to no device at all */
     const char *group;          /* and if it has no IOMMU group */
+    const char *regions;        /* and if its regions cannot be asked for */
 } Kind;
 
 #define PLATFORM_DIR "devices/platform/fff51000.ethernet"
@@ -50,6 +51,7 @@ typedef struct Kind {
         .nothing = "vfio error: wrong host device name", \
         .group = "vfio fff51000.ethernet: no iommu_group found: No such file " \
                  "or directory", \
+        .regions = "failed to get region 0 info", \
     }
 
 /* Both children and parent want the host's device tree, but for the xgmac */
@@ -78,6 +80,7 @@ static const Kind s390x_kinds[] = {
         .prefix = "vfio " UUID ": ",
         .nothing = "No host device provided",
         .group = "vfio: no iommu_group found",
+        .regions = "vfio: Error getting config info",
     },
     { NULL }
 };
@@ -87,7 +90,7 @@ typedef struct Row {
     const char *options;        /* @: sysfs path; #: descriptor */
     const char *memfd;          /* of that; else it is /dev/null */
     const char *control;
-    const char *error;          /* @, #, as above; NULL: attached */
+    const char *error;          /* @, #, as above; !: that of its regions */
     bool named;                 /* the error begins with the device's name */
 } Row;
 
@@ -111,7 +114,7 @@ static const Row rows[] = {
       "fail IOMMU_IOAS_ALLOC 1 12",
       "IOMMU_IOAS_ALLOC failed: Cannot allocate memory", true },
     { "after-attach", IN_IOMMUFD ",sysfsdev=@", NULL,
-      "fail VFIO_DEVICE_GET_REGION_INFO 1 5", "", },
+      "fail VFIO_DEVICE_GET_REGION_INFO 1 5", "!: Input/output error" },
 };
 
 typedef struct Case {
@@ -149,8 +152,9 @@ static char *fill_in(const FakeEnv *env, const Kind *kind, const char *text,
     g_autofree char *path = g_build_filename(env->dir, kind->path, NULL);
     g_autofree char *a = replace(text, "#", number);
     g_autofree char *b = replace(a, "@", path);
+    g_autofree char *c = replace(b, "!", kind->regions);
 
-    return replace(b, "%", env->dir);
+    return replace(c, "%", env->dir);
 }
 
 static int descriptor(const char *memfd)
