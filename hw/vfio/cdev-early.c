@@ -23,8 +23,8 @@
  *
  * Kernel facts (Linux 6.6 on): BIND waits for the reset with a lock that only
  * devices share which cannot be reset one by one (a slot or bus), so others go
- * on at the same time.  While a device with ATS is reset, newer ones (seen: 7.3)
- * refuse to attach any device of its IOMMU group, with EBUSY.
+ * on at the same time.  While a device with ATS is reset, newer kernels (seen:
+ * 7.3) refuse to attach any device of its IOMMU group, with EBUSY.
  */
 
 #include "qemu/osdep.h"

@@ -317,7 +317,8 @@ int vfio_cdev_open(const char *node, dev_t rdev, Error **errp);
  * this kernel has cdevs and no groups
  * @errp: what is set and may be given to a user; else nothing is done
  *
- * Without CONFIG_VFIO_GROUP there is /sys/class/vfio-dev, but no /sys/class/vfio.
+ * Without CONFIG_VFIO_GROUP there is /sys/class/vfio-dev and no
+ * /sys/class/vfio.
  */
 void vfio_cdev_hint_no_groups(Error **errp);
 

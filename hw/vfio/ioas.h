@@ -155,7 +155,7 @@ struct VFIOIOAS {
     MemoryListener listener;
     bool listening;             /* registered: failures come late from now */
     bool dying;                 /* mappings go away with the kernel's IOAS */
-    bool cold;                  /* from the start: none of RAM can be poisoned */
+    bool cold;                  /* from the start: no RAM can be poisoned */
     bool changed;               /* sections came or went since the commit */
     bool incomplete;            /* guest RAM is missing: the VM is stopped */
     Error *setup_error;         /* first failure before @listening */
@@ -497,9 +497,9 @@ void vfio_ioas_fail(VFIOIOAS *ioas, Error *err);
 /**
  * vfio_giommu_suits - could the guest turn on the IOMMU in front of @ioas?
  *
- * What will not do then is an error now.  True if there is none.  virtio-iommu is
- * made to offer the guest no more addresses than the host's IOMMU has; that its
- * guest was perhaps offered more before is a warning.
+ * What will not do then is an error now.  True if there is none.  virtio-iommu
+ * is made to offer the guest no more addresses than the host's IOMMU has; that
+ * its guest was perhaps offered more before is a warning.
  */
 bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp);
 

@@ -33,8 +33,8 @@ def child(size, memfd, done):
 
 @contextlib.contextmanager
 def filling(size, memfd=False, processes=0):
-    """Beginning now, by so many or one for each CPU; yields what waits for the end, and returns the seconds it took.
-    The memory is kept until the context is left."""
+    """Beginning now, by so many or one for each CPU; yields what waits for the end, and
+    returns the seconds it took. The memory is kept until the context is left."""
     processes = processes or len(os.sched_getaffinity(0))
     ends, done = os.pipe()
     start, pids = time.monotonic(), []

@@ -115,7 +115,8 @@ static void test_same(void)
 /* A group's devices are attached when none of them is being reset any more */
 static void test_group(void)
 {
-    const char *same = "ln -sfn $(readlink ../" BDF0 "/iommu_group) iommu_group";
+    const char *same = "ln -sfn $(readlink ../" BDF0 "/iommu_group) "
+                       "iommu_group";
     int i;
 
     for (i = 0; i < 2; i++) {

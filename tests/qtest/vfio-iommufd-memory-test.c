@@ -499,7 +499,8 @@ static void test_giommu_virtio_plug(void)
     Virtio v;
 
     start("aperture-last 0x7fffffffff", Q35 "-m 256 "
-          "-device virtio-iommu-pci,addr=7 -device pcie-root-port,id=rp0,addr=2 "
+          "-device virtio-iommu-pci,addr=7 "
+          "-device pcie-root-port,id=rp0,addr=2 "
           "-object iommufd,id=iommufd0");
     v = virtio_start(7);
     g_assert_cmphex(viommu_last(&v), ==, UINT64_MAX);
@@ -870,8 +871,8 @@ static void test_giommu_dirty_exact(void)
 }
 
 /*
- * A page goes out of a large one: what is written to the rest of it before it is
- * unmapped, and after it was asked for, would be in no bitmap
+ * A page goes out of a large one: what is written to the rest of it before it
+ * is unmapped, and after it was asked for, would be in no bitmap
  */
 static void test_giommu_dirty_split(void)
 {
