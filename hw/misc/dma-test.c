@@ -39,6 +39,7 @@ OBJECT_DECLARE_SIMPLE_TYPE(DMATestState, DMA_TEST)
 struct DMATestState {
     PCIDevice parent_obj;
     MemoryRegion bar, msix_bar, host_bar;
+    MemoryRegion before, behind;                /* the MSI-X table, or unused */
     QEMUTimer *timer;
 
     uint64_t reg[DMA_TEST_BAR_SIZE / 8];        /* as the guest wrote them */
@@ -50,7 +51,7 @@ struct DMATestState {
     uint8_t window[DMA_TEST_H_WINDOW_SIZE];
     DMATestLog *log;                            /* NULL: off */
     uint32_t log_ranges;                        /* property: how many at most */
-    bool flr, acs;                              /* properties */
+    bool flr, acs, memory;                      /* properties */
 };
 
 /* --- the engine --- */
@@ -456,9 +457,31 @@ static void dma_test_write_config(PCIDevice *dev, uint32_t addr, uint32_t val,
     dma_test_deliver(DMA_TEST(dev));
 }
 
+/* A page, the page of the MSI-X table, two pages */
+static bool dma_test_add_memory(DMATestState *s, Error **errp)
+{
+    ERRP_GUARD();
+    const unsigned behind = DMA_TEST_MEMORY_HOLE + 4 * KiB;
+
+    memory_region_init_ram_nomigrate(&s->before, OBJECT(s), "dma-test-memory",
+                                     DMA_TEST_MEMORY_HOLE, errp);
+    if (*errp) {
+        return false;
+    }
+    memory_region_init_ram_nomigrate(&s->behind, OBJECT(s), "dma-test-memory",
+                                     DMA_TEST_MEMORY_SIZE - behind, errp);
+    if (*errp) {
+        return false;
+    }
+    memory_region_add_subregion(&s->msix_bar, 0, &s->before);
+    memory_region_add_subregion(&s->msix_bar, behind, &s->behind);
+    return true;
+}
+
 static void dma_test_realize(PCIDevice *dev, Error **errp)
 {
     DMATestState *s = DMA_TEST(dev);
+    unsigned msix;
     int ret;
 
     if (!s->log_ranges || s->log_ranges > DMA_TEST_MAX_RANGES) {
@@ -474,7 +497,11 @@ static void dma_test_realize(PCIDevice *dev, Error **errp)
                           DMA_TEST_BAR_SIZE);
     memory_region_init_io(&s->host_bar, OBJECT(s), &dma_test_host_ops, s,
                           "dma-test-host", DMA_TEST_HOST_BAR_SIZE);
-    memory_region_init(&s->msix_bar, OBJECT(s), "dma-test-msix", 4 * KiB);
+    memory_region_init(&s->msix_bar, OBJECT(s), "dma-test-msix",
+                       s->memory ? DMA_TEST_MEMORY_SIZE : 4 * KiB);
+    if (s->memory && !dma_test_add_memory(s, errp)) {
+        return;
+    }
     pci_register_bar(dev, DMA_TEST_BAR, PCI_BASE_ADDRESS_MEM_TYPE_64, &s->bar);
     pci_register_bar(dev, DMA_TEST_MSIX_BAR, PCI_BASE_ADDRESS_MEM_TYPE_64,
                      &s->msix_bar);
@@ -491,8 +518,9 @@ static void dma_test_realize(PCIDevice *dev, Error **errp)
     if (s->acs) {
         pcie_acs_init(dev, PCI_CONFIG_SPACE_SIZE);
     }
-    if (msix_init(dev, 1, &s->msix_bar, DMA_TEST_MSIX_BAR, 0, &s->msix_bar,
-                  DMA_TEST_MSIX_BAR, 0x800, 0, errp)) {
+    msix = s->memory ? DMA_TEST_MEMORY_HOLE : 0;
+    if (msix_init(dev, 1, &s->msix_bar, DMA_TEST_MSIX_BAR, msix, &s->msix_bar,
+                  DMA_TEST_MSIX_BAR, msix + 0x800, 0, errp)) {
         pcie_cap_exit(dev);
         return;
     }
@@ -514,6 +542,7 @@ static Property dma_test_properties[] = {
     DEFINE_PROP_UINT32("log-ranges", DMATestState, log_ranges, 4),
     DEFINE_PROP_BOOL("flr", DMATestState, flr, true),
     DEFINE_PROP_BOOL("acs", DMATestState, acs, false),
+    DEFINE_PROP_BOOL("memory", DMATestState, memory, false),
     DEFINE_PROP_END_OF_LIST(),
 };
 

@@ -15,6 +15,8 @@
 
 #define DMA_TEST_BAR            0       /* the guest's */
 #define DMA_TEST_MSIX_BAR       2
+#define DMA_TEST_MEMORY_SIZE    0x4000  /* of this BAR, with memory=on */
+#define DMA_TEST_MEMORY_HOLE    0x1000  /* a page in it: the MSI-X table */
 #define DMA_TEST_HOST_BAR       4       /* the host driver's only */
 
 #define DMA_TEST_ID_VALUE       0x3154534554414d44ull   /* "DMATEST1" */

@@ -119,6 +119,22 @@ static int dt_mmap(struct vfio_device *vdev, struct vm_area_struct *vma)
 }
 
 #if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+/* All but the page of the MSI-X table, as a driver of a device may have it */
+static int dt_add_areas(struct vfio_info_cap *caps)
+{
+	const u64 behind = DMA_TEST_MEMORY_HOLE + SZ_4K;
+	DEFINE_RAW_FLEX(struct vfio_region_info_cap_sparse_mmap, sparse, areas, 2);
+
+	sparse->header.id = VFIO_REGION_INFO_CAP_SPARSE_MMAP;
+	sparse->header.version = 1;
+	sparse->nr_areas = 2;
+	sparse->areas[0].size = DMA_TEST_MEMORY_HOLE;
+	sparse->areas[1].offset = behind;
+	sparse->areas[1].size = DMA_TEST_MEMORY_SIZE - behind;
+	return vfio_info_add_capability(caps, &sparse->header,
+					struct_size(sparse, areas, 2));
+}
+
 static int dt_region_info(struct vfio_device *vdev, struct vfio_region_info *info,
 			  struct vfio_info_cap *caps)
 {
@@ -126,8 +142,15 @@ static int dt_region_info(struct vfio_device *vdev, struct vfio_region_info *inf
 
 	if (!ret && info->index == DMA_TEST_HOST_BAR)
 		info->size = info->flags = 0;
+	if (!ret && info->index == DMA_TEST_MSIX_BAR &&
+	    info->size == DMA_TEST_MEMORY_SIZE)
+		ret = dt_add_areas(caps);
 	return ret;
 }
+
+static const struct vfio_pci_device_ops dt_pci_ops = {
+	.get_dmabuf_phys = vfio_pci_core_get_dmabuf_phys,
+};
 #endif
 
 static long dt_ioctl(struct vfio_device *vdev, unsigned int cmd, unsigned long arg)
@@ -298,6 +321,9 @@ static int dt_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	if (IS_ERR(dt))
 		return PTR_ERR(dt);
 	dev_set_drvdata(&pdev->dev, &dt->core);
+#if LINUX_VERSION_CODE >= KERNEL_VERSION(7, 0, 0)
+	dt->core.pci_ops = &dt_pci_ops;
+#endif
 	ret = vfio_pci_core_register_device(&dt->core);
 	if (ret) {
 		vfio_put_device(&dt->core.vdev);
