@@ -7,11 +7,10 @@ It starts within a second, on every kernel, and places devices where it likes.
   Edu       drives an edu device in it: DMA from anywhere to anywhere
 """
 import os
-import socket
 import subprocess
 import tempfile
 
-from labtest import BUILD, QEMU, IoctlLog, Qmp, check, equal, read, told, wait
+from labtest import BUILD, QEMU, IoctlLog, check, connect, equal, read, told, wait
 
 COMMAND, MEMORY, MASTER = 4, 2, 4
 RAM = 0x100000                  # some of it that nobody uses
@@ -52,17 +51,11 @@ class Machine:
         return props
 
     def __enter__(self):
-        def connected():
-            check(self.proc.poll() is None, 'QEMU ended: ' + self.said())
-            try:
-                self.sock.connect(self.dir.name + '/qtest')
-                self.qmp = Qmp(self.dir.name + '/qmp')
-                return True
-            except (FileNotFoundError, ConnectionRefusedError):
-                return False
-
-        self.sock = socket.socket(socket.AF_UNIX)
-        wait(connected, 30, 'QEMU')
+        try:
+            self.qmp, self.sock = connect(self.proc, self.dir.name)
+        except BaseException:
+            self.__exit__()
+            raise
         self.stream = self.sock.makefile('r')
         return self
 
@@ -75,7 +68,7 @@ class Machine:
     def said(self):
         """Without QEMU's name, and what it says of edu at every reset."""
         lines = read(self.dir.name + '/log').splitlines()
-        return '\n'.join(s.split(': ', 1)[1] for s in lines
+        return '\n'.join(s.split(': ', 1)[-1] for s in lines
                          if 'no reset is available' not in s and
                          'no available reset mechanism' not in s)
 

@@ -9,11 +9,10 @@
 import contextlib
 import os
 import re
-import socket
 import subprocess
 import tempfile
 
-from labtest import BUILD, QEMU, Qmp, check, equal, read, wait, write
+from labtest import BUILD, QEMU, check, connect, equal, told, write
 from manager import inherited
 
 
@@ -82,22 +81,22 @@ class Qtest:
         path = self.tmp.name
         env = dict(os.environ, IOCTL_LOG=path + '/log',
                    LD_PRELOAD=BUILD + '/guest/ioctl-log.so')
-        server = socket.socket(socket.AF_UNIX)
-        server.bind(path + '/qtest')
-        server.listen(1)
         self.proc = subprocess.Popen(
             [QEMU, '-nodefaults', '-no-user-config', '-display', 'none', '-machine',
-             'pc', '-accel', 'qtest', '-m', '64M', '-qtest', f'unix:{path}/qtest',
-             '-qtest-log', '/dev/null',
+             'pc', '-accel', 'qtest', '-m', '64M', '-qtest-log', '/dev/null',
+             '-qtest', f'unix:{path}/qtest,server=on,wait=off',
              '-qmp', f'unix:{path}/qmp,server=on,wait=off', *args], env=env,
             pass_fds=fds, stderr=subprocess.PIPE, text=True)
-        server.settimeout(60)
         for fd in fds:
             os.close(fd)
-        self.sock = server.accept()[0]
+        try:
+            self.qmp, self.sock = connect(self.proc, path)
+        except BaseException:
+            self.proc.kill()
+            told(self.proc.communicate()[1])
+            self.tmp.cleanup()
+            raise
         self.stream = self.sock.makefile('r')
-        wait(lambda: os.path.exists(path + '/qmp'), 20, 'monitor')
-        self.qmp = Qmp(path + '/qmp')
         self.log = path + '/log'
 
     def cmd(self, text):

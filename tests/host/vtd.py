@@ -15,7 +15,7 @@ import tempfile
 import time
 
 from firmware import Machine
-from labtest import QEMU, IoctlLog, check, read, told, wait
+from labtest import QEMU, IoctlLog, check, read, stuck, told, wait
 
 MIB = 1 << 20
 COPY, MAP, UNMAP, GROUP_MAP, GROUP_UNMAP = 0x83, 0x85, 0x86, 113, 114
@@ -95,12 +95,18 @@ class Bare(Tables):
                 os.environ, IOCTL_LOG=self.log,
                 LD_PRELOAD=os.environ['QI_BUILD'] + '/guest/ioctl-log.so'))
         self.sock = socket.socket(socket.AF_UNIX)
-        wait(lambda: self.proc.poll() is not None or
-             os.path.exists(path) and not self.sock.connect_ex(path), 30, 'qtest')
+        self.sock.settimeout(60)
         self.answers = self.sock.makefile('r')
-        with contextlib.suppress(OSError):      # it refused to start
-            self.sock.sendall(b'readb 0\n')
-            self.answers.readline()
+        try:
+            wait(lambda: self.proc.poll() is not None or not self.sock.connect_ex(path), 30,
+                 'qtest')
+            with contextlib.suppress(ConnectionError):
+                if self.proc.poll() is None:    # else it refused to start
+                    self.sock.sendall(b'readb 0\n')
+                    self.answers.readline()
+        except BaseException:
+            self.__exit__()
+            raise
         self.seconds = time.monotonic() - self.start
 
     def __enter__(self):
@@ -108,9 +114,16 @@ class Bare(Tables):
 
     def __exit__(self, *exc):
         self.proc.terminate()
-        self.said = self.proc.communicate(timeout=30)[0]
-        told(self.said)
-        shutil.rmtree(self.dir)
+        try:
+            self.said = self.proc.communicate(timeout=30)[0]
+        except subprocess.TimeoutExpired:
+            stuck(self.proc.pid)
+            self.proc.kill()
+            self.said = self.proc.communicate()[0]
+            raise
+        finally:
+            told(self.said)
+            shutil.rmtree(self.dir)
 
     def cmd(self, line):
         self.sock.sendall(line.encode() + b'\n')
