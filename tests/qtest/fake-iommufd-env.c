@@ -10,6 +10,7 @@
 #include "qemu/osdep.h"
 #include <sys/wait.h>
 
+#include "qapi/qmp/qdict.h"
 #include "qemu/units.h"
 #include "fake-iommufd-env.h"
 #include "fake-iommufd.h"
@@ -91,6 +92,21 @@ char *fake_env_take_log(FakeEnv *env)
     }
     g_assert_cmpint(truncate(env->log, 0), ==, 0);
     return text;
+}
+
+int64_t fake_env_dirty_rate(QTestState *qts)
+{
+    int64_t rate;
+    QDict *rsp;
+
+    do {
+        g_usleep(10000);
+        rsp = qtest_qmp(qts, "{'execute': 'query-dirty-rate'}");
+        rate = qdict_get_try_int(qdict_get_qdict(rsp, "return"), "dirty-rate",
+                                 -1);
+        qobject_unref(rsp);
+    } while (rate < 0);
+    return rate;
 }
 
 FakeMaps fake_env_maps(const char *log)

@@ -43,6 +43,9 @@ void fake_env_sysfs(FakeEnv *env, const char *bdf, const char *commands);
 /* The log since the last call, for g_free() */
 char *fake_env_take_log(FakeEnv *env);
 FakeMaps fake_env_maps(const char *log);
+
+/* What calc-dirty-rate finds, in MiB/s; waits for its end */
+int64_t fake_env_dirty_rate(QTestState *qts);
 unsigned fake_env_count(const char *log, const char *what);
 
 /* A running QEMU, or one that is expected to refuse its command line */

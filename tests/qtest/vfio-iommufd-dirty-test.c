@@ -88,17 +88,8 @@ static void log_on(int seconds)
 /* Returns, in MiB/s, what was written until then */
 static int64_t log_off(void)
 {
-    int64_t rate;
-    QDict *rsp;
-
     wait_said("vfio_ioas_dirty_stop");
-    do {
-        rsp = qtest_qmp(qts, "{'execute': 'query-dirty-rate'}");
-        rate = qdict_get_try_int(qdict_get_qdict(rsp, "return"), "dirty-rate",
-                                 -1);
-        qobject_unref(rsp);
-    } while (rate < 0);
-    return rate;
+    return fake_env_dirty_rate(qts);
 }
 
 /* All in one: @control, with writes, holds from the first sync to the second */

@@ -777,27 +777,12 @@ static void test_giommu_dirty(void)
     end();
 }
 
-static int64_t dirty_rate(void)
-{
-    int64_t rate;
-    QDict *rsp;
-
-    do {
-        g_usleep(100000);
-        rsp = qtest_qmp(qts, "{'execute': 'query-dirty-rate'}");
-        rate = qdict_get_try_int(qdict_get_qdict(rsp, "return"), "dirty-rate",
-                                 -1);
-        qobject_unref(rsp);
-    } while (rate < 0);
-    return rate;
-}
-
 /* MiB that were written in a second */
 static int64_t written(const char *control)
 {
     dirty_log_on(1);
     fake_env_control(env, control);
-    return dirty_rate();
+    return fake_env_dirty_rate(qts);
 }
 
 /*
@@ -841,7 +826,7 @@ static void test_failover_dirty(void)
 
     qtest_qmp_assert_success(qts, "{'execute': 'calc-dirty-rate', 'arguments': "
                              "{'calc-time': 1, 'mode': 'dirty-bitmap'}}");
-    g_assert_cmpint(dirty_rate(), <, 2);
+    g_assert_cmpint(fake_env_dirty_rate(qts), <, 2);
     said = fake_env_said(env);
     g_assert_nonnull(strstr(said, "vfio_ioas_dirty_start ioas=2 all=0\n"));
     qos_object_destroy((QOSGraphObject *)net);
