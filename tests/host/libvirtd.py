@@ -129,6 +129,10 @@ class Daemon:
             return os.path.exists(self.run + '/libvirt/libvirt-sock')
         wait(there, 60, 'libvirtd')
 
+    def log(self):
+        """What libvirt and QEMU wrote into the VM's log."""
+        return read(f'{self.dir}/log/libvirt/qemu/{VM}.log')
+
     def knows_qemu(self, other):
         """It need not ask QEMU for what the other one has asked already."""
         path = 'cache/libvirt/qemu/capabilities'
@@ -252,8 +256,7 @@ class LibvirtGuest(Guest):
 
     def messages(self):
         """What QEMU said there."""
-        return read(f'{self.daemon.dir}/log/libvirt/qemu/{VM}.log')
-
+        return self.daemon.log()
 
 
 class Host:
