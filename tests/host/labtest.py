@@ -231,6 +231,13 @@ class Qmp:
         check('return' in answer, f'{name}: {answer}')
         return answer['return']
 
+    def goes_on(self):
+        """cont, after a migration that has ended: it says so while cont is still refused."""
+        wait(lambda: self.cmd('query-status')['status'] != 'finish-migrate', 10,
+             'what QEMU does after a migration')
+        if not self.cmd('query-status')['running']:
+            self.cmd('cont')
+
     def event(self, name, seconds=30, **data):
         """Wait for an event whose data has these values; forget it."""
         end = time.monotonic() + seconds
