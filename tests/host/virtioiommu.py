@@ -19,18 +19,16 @@ class VirtioIommu(Bare):
     DESC, AVAIL, USED, REQUEST, ANSWER = (6 * MIB + i * 4096 for i in range(5))
     asked = 0
 
-    def config_read(self, reg, size='l'):
-        self.cmd(f'outl 0xcf8 {0x80000000 | self.SLOT << 11 | reg & ~3:#x}')
-        return int(self.cmd(f'in{size} {0xcfc + (reg & 3):#x}'), 16)
-
     def capability(self, kind):
         """Where the registers of this kind are, and what follows the capability"""
-        at = self.config_read(0x34, 'b')
-        while at and (self.config_read(at, 'b'), self.config_read(at + 3, 'b')) != (
-                self.VENDOR, kind):
-            at = self.config_read(at + 1, 'b')
+        def byte(reg):
+            return self.config(self.SLOT, reg, size='b')
+
+        at = byte(0x34)
+        while at and (byte(at), byte(at + 3)) != (self.VENDOR, kind):
+            at = byte(at + 1)
         check(at, f'no capability {kind}')
-        return self.REGS + self.config_read(at + 8), at + 16
+        return self.REGS + self.config(self.SLOT, at + 8), at + 16
 
     def turn_on(self):
         self.config(self.SLOT, 0x20, self.REGS)         # BAR 4
@@ -50,7 +48,7 @@ class VirtioIommu(Bare):
         self.put(common + 0x20, self.DESC, self.AVAIL, self.USED)
         self.cmd(f'writew {common + 0x1c:#x} 1')
         offset = int(self.cmd(f'readw {common + 0x1e:#x}'), 16)
-        self.bell = notify + offset * self.config_read(multiplier)
+        self.bell = notify + offset * self.config(self.SLOT, multiplier)
         self.cmd(f'writeb {common + 0x14:#x} 15')
 
     def ask(self, kind, layout, *words):

@@ -137,9 +137,11 @@ class Bare(Tables):
     def fetch(self, address, size):
         return bytes.fromhex(self.cmd(f'read {address:#x} {size}')[2:])
 
-    def config(self, slot, reg, value):
-        self.cmd(f'outl 0xcf8 {0x80000000 | slot << 11 | reg:#x}')
-        self.cmd(f'outl 0xcfc {value:#x}')
+    def config(self, slot, reg, value=None, size='l'):
+        self.cmd(f'outl 0xcf8 {0x80000000 | slot << 11 | reg & ~3:#x}')
+        if value is None:
+            return int(self.cmd(f'in{size} {0xcfc + (reg & 3):#x}'), 16)
+        self.cmd(f'out{size} {0xcfc + (reg & 3):#x} {value:#x}')
 
     def start_edu(self):
         self.config(5, 0x10, BAR)

@@ -5,7 +5,7 @@
  *
  * By the log of the fake kernel (fake-iommufd.h): what was opened and bound
  * when, and what was let go.  That real devices are reset side by side is
- * shown by tests/host/start.
+ * shown by tests/host/mixed.
  */
 
 #include "qemu/osdep.h"

@@ -142,14 +142,21 @@ typedef struct Vtd {
     uint64_t gib3;              /* the entry for the GiB from 0xc0000000 on */
 } Vtd;
 
+static uint64_t vtd_table(void)
+{
+    uint64_t table = guest_alloc(&alloc, 4096);
+
+    qtest_memset(qts, table, 0, 4096);
+    return table;
+}
+
 static Vtd vtd_tables(void)
 {
     uint64_t table[5];
     int i;
 
     for (i = 0; i < 5; i++) {
-        table[i] = guest_alloc(&alloc, 4096);
-        qtest_memset(qts, table[i], 0, 4096);
+        table[i] = vtd_table();
     }
     /* root, context (39 bits, domain 1), three levels */
     qtest_writeq(qts, table[0], table[1] | 1);
@@ -165,6 +172,12 @@ static Vtd vtd_tables(void)
         .pte = table[4] + (IOVA >> 12) * 8,
         .gib3 = table[2] + 3 * 8,
     };
+}
+
+/* The entry for the large page at @iova, in the table of the GiB it is in */
+static uint64_t vtd_large(uint64_t table, uint32_t iova)
+{
+    return table + iova % GiB / (2 * MiB) * 8;
 }
 
 static void vtd_enable(void)
@@ -241,16 +254,15 @@ static void test_giommu_crossing(void)
 
     start("", Q35 "-m 256 -device intel-iommu,caching-mode=on " DEVICE);
     vtd = vtd_tables();
-    table = guest_alloc(&alloc, 4096);
-    qtest_memset(qts, table, 0, 4096);
-    qtest_writeq(qts, table + (0xfee00000 - 0xc0000000) / (2 * MiB) * 8,
+    table = vtd_table();
+    qtest_writeq(qts, vtd_large(table, 0xfee00000),
                  0x400000 | 1 << 7 | 3);
     qtest_writeq(qts, vtd.gib3, table | 3);
     vtd_enable();
     expect_log("iova=0xfef00000 length=0x100000 from=3 at=0x500000 ");
 
     /* Part of it goes, then all, then nothing */
-    qtest_writeq(qts, table + (0xfee00000 - 0xc0000000) / (2 * MiB) * 8, 0);
+    qtest_writeq(qts, vtd_large(table, 0xfee00000), 0);
     vtd_set(&vtd, 0);
     expect_log("IOMMU_IOAS_UNMAP ioas=2 iova=0xfef00000 length=0x100000 = 0\n");
     vtd_set(&vtd, 0);
@@ -270,11 +282,9 @@ typedef struct Large {
 
 static Large large_page(Vtd *vtd)
 {
-    Large large = { .pde = guest_alloc(&alloc, 4096),
-                    .table = guest_alloc(&alloc, 4096) };
+    Large large = { .pde = vtd_table(), .table = vtd_table() };
     int i;
 
-    qtest_memset(qts, large.pde, 0, 4096);
     qtest_writeq(qts, large.pde, 0x400000 | 1 << 7 | 3);
     qtest_writeq(qts, vtd->gib3, large.pde | 3);
     for (i = 0; i < 512; i++) {
@@ -338,8 +348,7 @@ static void test_giommu_replay(void)
 
     start("", Q35 "-m 256 -device intel-iommu,caching-mode=on " DEVICE);
     vtd = vtd_tables();
-    table = guest_alloc(&alloc, 4096);
-    qtest_memset(qts, table, 0, 4096);
+    table = vtd_table();
     qtest_writeq(qts, vtd.gib3, table | 3);
     qtest_writeq(qts, vtd.pte, 0x200000 | 3);
     qtest_writeq(qts, vtd.pte + 8, 0x201000 | 3);
@@ -354,7 +363,7 @@ static void test_giommu_replay(void)
 
     /* Gone, and come above the window of interrupts, and not said */
     qtest_writeq(qts, vtd.pte + 8, 0);
-    qtest_writeq(qts, table + (0xff000000 - 0xc0000000) / (2 * MiB) * 8,
+    qtest_writeq(qts, vtd_large(table, 0xff000000),
                  0x400000 | 1 << 7 | 3);
     cont();
     vtd_set(&vtd, 0x200000 | 3);
