@@ -395,18 +395,21 @@ class Guest:
         if size != self.said:
             self.said, self.said_at = size, now
         elif now - self.said_at > 20:
-            held, pending = self._held()
-            check(not held or pending, 'a vCPU is held, and nothing is pending')
-            print(f'# the guest was silent for 20 s (held: {held}, {pending} bytes pending): '
-                  'stop, cont', flush=True)
+            print('# the guest was silent for 20 s: stop, cont', flush=True)
             self.said_at = now
-            self.qmp.cmd('stop')
-            self.qmp.event('STOP')
-            where = self.qmp.cmd('human-monitor-command', command_line='info registers -a')
-            print('# it was at ' + ' '.join(re.findall(r'[ER]IP=\w+|HLT=\d', where)), flush=True)
-            self.qmp.cmd('cont')
-            self.qmp.event('RESUME')
+            self._wake()
         return True
+
+    def _wake(self):
+        held, pending = self._held()
+        print(f'# held: {held}, {pending} bytes pending', flush=True)
+        check(not held or pending, 'a vCPU is held, and nothing is pending')
+        self.qmp.cmd('stop')
+        self.qmp.event('STOP')
+        where = self.qmp.cmd('human-monitor-command', command_line='info registers -a')
+        print('# it was at ' + ' '.join(re.findall(r'[ER]IP=\w+|HLT=\d', where)), flush=True)
+        self.qmp.cmd('cont')
+        self.qmp.event('RESUME')
 
     def _held(self):
         """Does a vCPU wait for RAM, and how many bytes are pending?"""
