@@ -16,10 +16,12 @@
  * and the first ranges are done first, and so that the memory map of the
  * process (mmap_lock) is not kept for long.
  *
- * While nobody waits they are nice, so that the machine that starts meanwhile
- * has the CPUs first.  Without privileges nobody can make them less nice
- * again, so whoever waits gets as many new ones that are not.  Not SCHED_IDLE:
- * on a busy host a thread that holds mmap_lock has to get on.
+ * While nobody waits they are nice and leave one CPU alone, so that the machine
+ * that starts meanwhile has the CPUs first: where each CPU had a nice thread, a
+ * vCPU that wakes waits for the rest of that one's slice.  Without privileges
+ * nobody can make them less nice again, so whoever waits gets new ones that are
+ * not.  Not SCHED_IDLE: on a busy host a thread that holds mmap_lock has to get
+ * on.
  *
  * Where it can be, a piece is touched by its first byte before: a fault takes
  * the lock of the one mapping it is in (Linux 6.4), madvise() takes mmap_lock,
@@ -53,7 +55,7 @@ struct VFIOPrefault {
     void *opaque;
     GArray *ranges;             /* of VFIOPrefaultRange */
     GPtrArray *threads;         /* of GThread */
-    unsigned count;             /* of them at a time */
+    unsigned count;             /* of those that hurry */
     bool hurried;
 
     QemuMutex lock;             /* for what follows */
@@ -165,9 +167,10 @@ GThread *vfio_thread_try_new(const char *name, GThreadFunc func, void *opaque)
     return thread;
 }
 
-static void vfio_prefault_add_threads(VFIOPrefault *p, GThreadFunc fill)
+static void vfio_prefault_add_threads(VFIOPrefault *p, unsigned count,
+                                      GThreadFunc fill)
 {
-    guint len = p->threads->len + p->count;
+    guint len = p->threads->len + count;
     GThread *thread;
 
     while (p->threads->len < len &&
@@ -176,10 +179,19 @@ static void vfio_prefault_add_threads(VFIOPrefault *p, GThreadFunc fill)
     }
 }
 
+/* That this process may use.  More than the set has room for: no limit */
+static unsigned vfio_prefault_cpus(void)
+{
+    cpu_set_t set;
+
+    return sched_getaffinity(0, sizeof(set), &set) ? UINT_MAX : CPU_COUNT(&set);
+}
+
 VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
                                   void (*notify)(void *opaque), void *opaque)
 {
     VFIOPrefault *p = g_new0(VFIOPrefault, 1);
+    unsigned nice = MIN(threads, MAX(vfio_prefault_cpus() - 1, 1));
     guint i;
 
     p->notify = notify;
@@ -192,7 +204,7 @@ VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
     p->count = threads;
     qemu_mutex_init(&p->lock);
     qemu_cond_init(&p->grown);
-    vfio_prefault_add_threads(p, vfio_prefault_fill_nicely);
+    vfio_prefault_add_threads(p, nice, vfio_prefault_fill_nicely);
 
     if (!p->threads->len) {     /* RLIMIT_NPROC: then the map does it all */
         for (i = 0; i < ranges->len; i++) {
@@ -208,7 +220,7 @@ void vfio_prefault_hurry(VFIOPrefault *p)
 {
     if (!p->hurried && !vfio_prefault_finished(p)) {
         p->hurried = true;
-        vfio_prefault_add_threads(p, vfio_prefault_fill);
+        vfio_prefault_add_threads(p, p->count, vfio_prefault_fill);
     }
 }
 
@@ -289,11 +301,5 @@ static unsigned vfio_prefault_nodes(void)
 
 unsigned vfio_prefault_threads(void)
 {
-    cpu_set_t set;
-
-    /* More CPUs than the set has room for: the nodes are the limit */
-    if (sched_getaffinity(0, sizeof(set), &set)) {
-        return THREADS_PER_NODE * vfio_prefault_nodes();
-    }
-    return MIN(CPU_COUNT(&set), THREADS_PER_NODE * vfio_prefault_nodes());
+    return MIN(vfio_prefault_cpus(), THREADS_PER_NODE * vfio_prefault_nodes());
 }
