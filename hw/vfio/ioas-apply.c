@@ -45,6 +45,8 @@
 #include "qemu/main-loop.h"
 #include "qemu/units.h"
 #include "hw/core/cpu.h"
+#include "sysemu/runstate.h"
+#include "sysemu/sysemu.h"
 #include "trace.h"
 
 /* Above what firmware switches (map-planner.c), below what takes long */
@@ -211,6 +213,9 @@ static void vfio_ioas_prefault(VFIOIOAS *ioas, bool start)
         trace_vfio_ioas_prefault(ioas->id, big->len, threads);
         ioas->prefault = vfio_prefault_start(big, threads,
                                              vfio_ioas_filled_more, ioas);
+        if (autostart || runstate_is_running()) {
+            vfio_prefault_leave_cpu(ioas->prefault);
+        }
         if (ioas->awaited) {
             vfio_prefault_hurry(ioas->prefault);
         }

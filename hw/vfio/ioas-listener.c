@@ -108,6 +108,9 @@ static void vfio_ioas_vm_state_changed(void *opaque, bool running,
 {
     VFIOIOAS *ioas = opaque;
 
+    if (running && ioas->prefault) {
+        vfio_prefault_leave_cpu(ioas->prefault);
+    }
     if (!running || !ioas->incomplete) {
         return;
     }

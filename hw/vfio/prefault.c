@@ -16,12 +16,11 @@
  * and the first ranges are done first, and so that the memory map of the
  * process (mmap_lock) is not kept for long.
  *
- * While nobody waits they are nice and leave one CPU alone, so that the machine
- * that starts meanwhile has the CPUs first: where each CPU had a nice thread, a
- * vCPU that wakes waits for the rest of that one's slice.  Without privileges
- * nobody can make them less nice again, so whoever waits gets new ones that are
- * not.  Not SCHED_IDLE: on a busy host a thread that holds mmap_lock has to get
- * on.
+ * While nobody waits they are nice, and leave one CPU alone if the machine runs
+ * meanwhile: where each CPU had a nice thread, a vCPU that woke up would wait
+ * for the rest of that one's slice.  Without privileges nobody can make them
+ * less nice again, so whoever waits gets new ones that are not.  Not
+ * SCHED_IDLE: on a busy host a thread that holds mmap_lock has to get on.
  *
  * Where it can be, a piece is touched by its first byte before: a fault takes
  * the lock of the one mapping it is in (Linux 6.4), madvise() takes mmap_lock,
@@ -55,12 +54,13 @@ struct VFIOPrefault {
     void *opaque;
     GArray *ranges;             /* of VFIOPrefaultRange */
     GPtrArray *threads;         /* of GThread */
-    unsigned count;             /* of those that hurry */
+    unsigned count;             /* of them at a time */
     bool hurried;
 
     QemuMutex lock;             /* for what follows */
     QemuCond grown;             /* @filled, that is */
     bool stop;
+    unsigned nice, most_nice;   /* threads that are, and may be */
     guint next;                 /* the range to take a piece from */
     uint64_t offset;            /* in that */
     unsigned *busy;             /* per range: pieces taken and not done */
@@ -120,15 +120,16 @@ static bool vfio_prefault_done(VFIOPrefault *p, int range, uint64_t size)
     return p->filled > before;
 }
 
-static gpointer vfio_prefault_fill(gpointer opaque)
+static void vfio_prefault_work(VFIOPrefault *p, bool nice)
 {
-    VFIOPrefault *p = opaque;
     uint64_t vaddr, size;
     bool grown;
     int range;
 
     qemu_mutex_lock(&p->lock);
-    while ((range = vfio_prefault_take(p, &vaddr, &size)) >= 0) {
+    p->nice += nice;
+    while (!(nice && p->nice > p->most_nice) &&
+           (range = vfio_prefault_take(p, &vaddr, &size)) >= 0) {
         qemu_mutex_unlock(&p->lock);
         vfio_prefault_piece(&g_array_index(p->ranges, VFIOPrefaultRange, range),
                             vaddr, size);
@@ -142,7 +143,13 @@ static gpointer vfio_prefault_fill(gpointer opaque)
             qemu_mutex_lock(&p->lock);
         }
     }
+    p->nice -= nice;
     qemu_mutex_unlock(&p->lock);
+}
+
+static gpointer vfio_prefault_fill(gpointer opaque)
+{
+    vfio_prefault_work(opaque, false);
     return NULL;
 }
 
@@ -152,7 +159,8 @@ static gpointer vfio_prefault_fill_nicely(gpointer opaque)
 
     /* Of this thread; where it is refused (-sandbox) it works as it is */
     setpriority(PRIO_PROCESS, 0, MIN(nice + NICER, 19));
-    return vfio_prefault_fill(opaque);
+    vfio_prefault_work(opaque, true);
+    return NULL;
 }
 
 GThread *vfio_thread_try_new(const char *name, GThreadFunc func, void *opaque)
@@ -167,10 +175,9 @@ GThread *vfio_thread_try_new(const char *name, GThreadFunc func, void *opaque)
     return thread;
 }
 
-static void vfio_prefault_add_threads(VFIOPrefault *p, unsigned count,
-                                      GThreadFunc fill)
+static void vfio_prefault_add_threads(VFIOPrefault *p, GThreadFunc fill)
 {
-    guint len = p->threads->len + count;
+    guint len = p->threads->len + p->count;
     GThread *thread;
 
     while (p->threads->len < len &&
@@ -191,7 +198,6 @@ VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
                                   void (*notify)(void *opaque), void *opaque)
 {
     VFIOPrefault *p = g_new0(VFIOPrefault, 1);
-    unsigned nice = MIN(threads, MAX(vfio_prefault_cpus() - 1, 1));
     guint i;
 
     p->notify = notify;
@@ -201,10 +207,10 @@ VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
     g_array_append_vals(p->ranges, ranges->data, ranges->len);
     p->busy = g_new0(unsigned, ranges->len);
     p->threads = g_ptr_array_new();
-    p->count = threads;
+    p->count = p->most_nice = threads;
     qemu_mutex_init(&p->lock);
     qemu_cond_init(&p->grown);
-    vfio_prefault_add_threads(p, nice, vfio_prefault_fill_nicely);
+    vfio_prefault_add_threads(p, vfio_prefault_fill_nicely);
 
     if (!p->threads->len) {     /* RLIMIT_NPROC: then the map does it all */
         for (i = 0; i < ranges->len; i++) {
@@ -216,11 +222,17 @@ VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
     return p;
 }
 
+void vfio_prefault_leave_cpu(VFIOPrefault *p)
+{
+    QEMU_LOCK_GUARD(&p->lock);
+    p->most_nice = MIN(p->count, MAX(vfio_prefault_cpus() - 1, 1));
+}
+
 void vfio_prefault_hurry(VFIOPrefault *p)
 {
     if (!p->hurried && !vfio_prefault_finished(p)) {
         p->hurried = true;
-        vfio_prefault_add_threads(p, p->count, vfio_prefault_fill);
+        vfio_prefault_add_threads(p, vfio_prefault_fill);
     }
 }
 

@@ -34,8 +34,7 @@ GThread *vfio_thread_try_new(const char *name, GThreadFunc func, void *opaque);
 /**
  * vfio_prefault_start - begin to fill the memory
  * @ranges: GArray of VFIOPrefaultRange, copied; filled in this order
- * @threads: how many, at least 1; until vfio_prefault_hurry() they are nice,
- *           and not more than the CPUs of this process but one
+ * @threads: how many, at least 1; nice ones, see vfio_prefault_hurry()
  * @notify: called in one of the threads, without locks, after
  *          vfio_prefault_filled() has grown
  *
@@ -48,7 +47,15 @@ VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
                                   void (*notify)(void *opaque), void *opaque);
 
 /**
- * vfio_prefault_hurry - somebody waits: @threads more, not nice ones
+ * vfio_prefault_leave_cpu - the machine runs: leave one CPU to it
+ *
+ * Of the nice threads one fewer than this process may use CPUs goes on, at least
+ * one.  What vfio_prefault_hurry() starts is not counted.
+ */
+void vfio_prefault_leave_cpu(VFIOPrefault *p);
+
+/**
+ * vfio_prefault_hurry - somebody waits: as many threads more, not nice ones
  *
  * Does nothing the second time, or when there is nothing left to fill.
  */
