@@ -1060,6 +1060,33 @@ static void test_misaligned(void)
     end();
 }
 
+/* Linux 6.13: shared memory by its file, at its place there; other as before */
+static void test_map_file(void)
+{
+    g_autofree char *log = NULL;
+
+    env = fake_env_new();
+    fake_env_control(env, "map-file 1");
+    qts = fake_env_start(env, "-machine q35,memory-backend=ram -nodefaults "
+                         "-m 64M,slots=2,maxmem=1G "
+                         "-object memory-backend-memfd,id=ram,size=64M "
+                         "-object memory-backend-memfd,id=mem1,size=32M "
+                         "-device pc-dimm,memdev=mem1,addr=0x100000000 "
+                         "-object memory-backend-ram,id=mem2,size=32M "
+                         "-device pc-dimm,memdev=mem2,addr=0x110000000 "
+                         DEVICE);
+    log = fake_env_take_log(env);
+    g_test_message("log: %s", log);
+    g_assert_nonnull(strstr(log, "IOMMU_IOAS_MAP_FILE ioas=2 iova=0x3000000 "
+                            "length=0x1000000 start=0x3000000 "));
+    g_assert_nonnull(strstr(log, "IOMMU_IOAS_MAP_FILE ioas=2 iova=0x100000000 "
+                            "length=0x2000000 start=0x0 "));
+    g_assert_nonnull(strstr(log, "IOMMU_IOAS_MAP ioas=2 iova=0x110000000 "
+                            "length=0x2000000 "));
+    qtest_quit(qts);
+    fake_env_free(env);
+}
+
 int main(int argc, char **argv)
 {
     g_test_init(&argc, &argv, NULL);
@@ -1098,5 +1125,6 @@ int main(int argc, char **argv)
                    test_giommu_virtio_mem);
     qtest_add_func("vfio-iommufd-memory/sizing", test_sizing);
     qtest_add_func("vfio-iommufd-memory/misaligned", test_misaligned);
+    qtest_add_func("vfio-iommufd-memory/map-file", test_map_file);
     return g_test_run();
 }

@@ -725,6 +725,22 @@ static void test_fd_json_number(void)
     quit(env, qts);
 }
 
+/* As a JSON number by QMP, too, and of a device without an id */
+static void test_fd_json_number_qmp(void)
+{
+    FakeEnv *env = fake_env_new();
+    int cdev = inherited("fake-vfio0");
+    QTestState *qts = fake_env_start(env, PC OBJECT);
+
+    close(cdev);
+    assert_no_error(qmp_error(qtest_qmp(qts, "{'execute': 'device_add', "
+                                        "'arguments': {'driver': 'vfio-pci', "
+                                        "'fd': %d, 'iommufd': 'iommufd0'}}",
+                                        cdev)));
+    assert_logged(env, ATTACHED(3));
+    quit(env, qts);
+}
+
 static void test_device_object_error(void)
 {
     FakeEnv *env = fake_env_new();
@@ -1353,6 +1369,7 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd/address-spaces", test_address_spaces);
     qtest_add_func("vfio-iommufd/fd/inherited", test_fd_inherited);
     qtest_add_func("vfio-iommufd/fd/json-number", test_fd_json_number);
+    qtest_add_func("vfio-iommufd/fd/json-number-qmp", test_fd_json_number_qmp);
     qtest_add_func("vfio-iommufd/fd/json-list", test_fd_json_list);
     qtest_add_func("vfio-iommufd/vf-token", test_vf_token);
     ADD_TABLE("fd/form", fd_forms, test_fd_form);
