@@ -100,11 +100,22 @@ def equal(got, want, what=''):
 
 
 def stuck(pid):
-    """Print where each thread of a process is, which does not end."""
+    """Print where each thread of a process is, which does not end or answer: its state,
+    its CPU, what it waits for."""
     for task in sorted(os.listdir(f'/proc/{pid}/task'), key=int):
         at = [read(f'/proc/{pid}/task/{task}/{name}').strip()
               for name in ('comm', 'wchan', 'syscall')]
-        print('# stuck:', task, *at, flush=True)
+        stat = read(f'/proc/{pid}/task/{task}/stat').rpartition(')')[2].split()
+        print('# stuck:', task, stat[0], 'CPU', stat[36], *at, flush=True)
+
+
+def kick():
+    """Have each CPU of the lab scheduled anew. Whoever goes on after it had been left
+    behind by the lab, where an interrupt of TCG's got lost; whoever does not is at fault."""
+    cpus = os.sched_getaffinity(0)
+    for cpu in cpus:
+        os.sched_setaffinity(0, {cpu})
+    os.sched_setaffinity(0, cpus)
 
 
 def read(path):
@@ -189,9 +200,11 @@ def dma_faults():
 # --- the QEMU under test -------------------------------------------------------
 
 class Qmp:
-    def __init__(self, path, seconds=30):
+    TRIES = 3                   # of 10 s each
+
+    def __init__(self, path):
         self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(seconds)
+        self.sock.settimeout(10)
         self.sock.connect(path)
         self.got, self.events = b'', []
         self._read()
@@ -206,13 +219,29 @@ class Qmp:
             return None
 
     def _read(self):
+        tries = 0
         while b'\n' not in self.got:
-            data = self.sock.recv(65536)
+            try:
+                data = self.sock.recv(65536)
+            except TimeoutError:
+                tries += 1
+                self._stuck()
+                check(tries < self.TRIES, 'the monitor is silent')
+                print('# kicked: the monitor is silent', flush=True)
+                kick()
+                continue
             if not data:
                 raise EOFError('QEMU closed the monitor')
             self.got += data
         line, _, self.got = self.got.partition(b'\n')
         return json.loads(line)
+
+    def _stuck(self):
+        """QEMU has called listen(), or we did and it got that from us"""
+        pid = struct.unpack('=3i', self.sock.getsockopt(socket.SOL_SOCKET,
+                                                        socket.SO_PEERCRED, 12))[0]
+        if pid != os.getpid():
+            stuck(pid)
 
     def try_cmd(self, name, **args):
         """The whole answer, an error too. '_' in an argument's name is '-'."""
@@ -380,7 +409,7 @@ class Guest:
 
     def wait_up(self, seconds=90, times=1):
         """Until user space has come up this many times since QEMU started."""
-        self.said, self.said_at = 0, time.monotonic()
+        self.said, self.said_at, self.kicked = 0, time.monotonic(), False
         wait(lambda: self.alive() and self._nudge() and
              read(self.console).count('GUEST-UP ') >= times, seconds,
              'guest user space')
@@ -388,12 +417,18 @@ class Guest:
         wait(self._agent_answers, 60, 'agent')
 
     def _nudge(self):
-        """A guest under SVM under TCG misses a wake-up now and then. One that
-        says nothing for 20 s is stopped and continued, and the log tells.
-        Unless it was us who forgot it: a vCPU held for RAM that is there."""
+        """A guest under SVM under TCG misses a wake-up now and then. One that says
+        nothing for 10 s has the lab's CPUs kicked; after 20 s it is stopped and
+        continued, and the log tells. Unless it was us who forgot it: a vCPU held for
+        RAM that is there."""
         size, now = os.path.getsize(self.console), time.monotonic()
         if size != self.said:
-            self.said, self.said_at = size, now
+            if self.kicked:
+                print(f'# kicked: the guest goes on after {now - self.said_at:.1f} s', flush=True)
+            self.said, self.said_at, self.kicked = size, now, False
+        elif now - self.said_at > 10 and not self.kicked:
+            self.kicked = True
+            kick()
         elif now - self.said_at > 20:
             print('# the guest was silent for 20 s: stop, cont', flush=True)
             self.said_at = now

@@ -106,9 +106,9 @@ class Iommufd:
 class Monitor(Qmp):
     """The bytes that libvirt's qemu_monitor_json.c makes."""
 
-    def __init__(self, path, seconds=30):
+    def __init__(self, path):
         self.serial = 0
-        super().__init__(path, seconds)
+        super().__init__(path)
 
     def send(self, name, args, fd=None):
         self.serial += 1
