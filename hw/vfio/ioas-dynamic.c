@@ -17,7 +17,9 @@
  * range are the same set.  An unmap therefore never asks for a range without
  * mappings, and one that would cut a mapping (guests may unmap less than they
  * mapped, Linux does not: IOMMU_IOAS_UNMAP answers ENOENT and the mapping
- * stays live) replaces the mapping by what is left of it.
+ * stays live) replaces the mapping by what is left of it.  A piece whose memory
+ * is no more, or is not what is mapped, has no permission (IOMMU_NONE): it
+ * equals nothing and is not put back.
  *
  * Called with the BQL held.
  */
@@ -82,7 +84,7 @@ static gboolean vfio_piece_collect(gpointer key, gpointer value, gpointer data)
         .iova = piece->iova,
         .last = piece->iova + piece->size,
         .vaddr = piece->translated_addr,
-        .readonly = piece->perm == IOMMU_RO,
+        .readonly = piece->perm != IOMMU_RW,
     };
 
     if (range.iova <= wanted->last && wanted->first <= range.last) {
@@ -129,11 +131,43 @@ static int vfio_piece_unmap_whole(VFIOIOASSection *s, hwaddr iova, hwaddr last)
     return ret;
 }
 
+typedef struct VFIOPiecesLost {
+    uint64_t first, last;
+    bool host;                  /* addresses in this process, not IOVAs */
+} VFIOPiecesLost;
+
+static gboolean vfio_piece_lose(gpointer key, gpointer value, gpointer data)
+{
+    const VFIOPiecesLost *lost = data;
+    DMAMap *piece = value;
+    uint64_t first = lost->host ? piece->translated_addr : piece->iova;
+
+    if (first <= lost->last && lost->first <= first + piece->size) {
+        piece->perm = IOMMU_NONE;
+    }
+    return FALSE;
+}
+
+void vfio_piece_lose_block(VFIOIOASSection *s, const void *host, size_t size)
+{
+    VFIOPiecesLost lost = {
+        .first = (uintptr_t)host,
+        .last = (uintptr_t)host + size - 1,
+        .host = true,
+    };
+
+    g_tree_foreach(s->pieces, vfio_piece_lose, &lost);
+}
+
 /* What was unmapped along with something else; the guest has it mapped still */
 static void vfio_piece_put_back(VFIOIOASSection *s, const DMAMap *piece)
 {
-    int ret = vfio_piece_map(s, piece);
+    int ret;
 
+    if (piece->perm == IOMMU_NONE) {
+        return;
+    }
+    ret = vfio_piece_map(s, piece);
     if (ret) {
         s->failed = true;
         vfio_ioas_map_failed(s->ioas, memory_region_name(s->mr), piece->iova,
@@ -279,9 +313,14 @@ static void vfio_discard_notify_discard(RamDiscardListener *rdl,
     hwaddr iova = section->offset_within_address_space;
     MemoryRegionSection in_base;
     VFIOIOASSection *b = vfio_discard_in_base(s, section, &in_base);
+    VFIOPiecesLost lost = {
+        .first = iova,
+        .last = iova + int128_get64(section->size) - 1,
+    };
 
-    vfio_piece_unmap_or_report(s, iova,
-                               iova + int128_get64(section->size) - 1);
+    vfio_piece_unmap_or_report(s, lost.first, lost.last);
+    /* Should something be mapped still, it is no longer what is plugged next */
+    g_tree_foreach(s->pieces, vfio_piece_lose, &lost);
     if (b) {
         vfio_discard_notify_discard(&b->discard, &in_base);
     }

@@ -38,6 +38,14 @@ void vfio_piece_unmap_or_report(VFIOIOASSection *s, hwaddr iova, hwaddr last);
 void vfio_piece_report(VFIOIOASSection *s, hwaddr iova, hwaddr last, int ret);
 
 /**
+ * vfio_piece_lose_block - a RAMBlock goes away, before its memory does
+ *
+ * What is mapped of it stays mapped, and pinned, until the guest unmaps it, but
+ * is never mapped by its address again: something else may be there by then.
+ */
+void vfio_piece_lose_block(VFIOIOASSection *s, const void *host, size_t size);
+
+/**
  * vfio_peer_map - map a piece of a BAR, inside of the section
  * @piece: translated_addr is the offset in @bar
  *

@@ -222,6 +222,8 @@ static void vfio_giommu_map(VFIOIOASSection *s, IOMMUTLBEntry *iotlb,
     }
     if ((!whole || discards) &&
         !memory_get_xlat_addr(iotlb, NULL, NULL, NULL, &discards)) {
+        /* In a replay it may be what other memory was mapped at */
+        vfio_piece_unmap_or_report(s, piece->iova, piece->iova + piece->size);
         return;
     }
     if (discards) {
@@ -290,6 +292,7 @@ static void vfio_giommu_notify(IOMMUNotifier *n, IOMMUTLBEntry *iotlb)
         vfio_giommu_tell(s, iotlb);
         return;
     }
+    s->replay_heard = true;
     for (i = 0; i < s->ioas->sections->len; i++) {
         VFIOIOASSection *other = g_ptr_array_index(s->ioas->sections, i);
 
@@ -385,12 +388,18 @@ void vfio_giommu_replay(VFIOIOASSection *s)
                                               g_free);
         }
     }
+    s->replay_heard = false;
     memory_region_iommu_replay(IOMMU_MEMORY_REGION(s->mr), &s->notifier);
     for (i = 0; i < sections->len; i++) {
         VFIOIOASSection *other = g_ptr_array_index(sections, i);
 
-        if (vfio_giommu_is_told_with(s, other)) {
+        if (!vfio_giommu_is_told_with(s, other)) {
+            continue;
+        }
+        if (s->replay_heard) {
             vfio_giommu_sweep(other);
+        } else {                /* s390x has no replay, others no mapping */
+            g_clear_pointer(&other->replayed, g_tree_unref);
         }
     }
 }

@@ -21,6 +21,7 @@
 #include "qemu/osdep.h"
 
 #include "ioas.h"
+#include "ioas-dynamic.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "sysemu/tpm.h"
@@ -277,11 +278,31 @@ static const MemoryListener vfio_ioas_listener = {
     .log_sync = vfio_ioas_log_sync,
 };
 
+/* Sections have references, what a guest maps has none */
+static void vfio_ioas_block_removed(RAMBlockNotifier *n, void *host,
+                                    size_t size, size_t max_size)
+{
+    VFIOIOAS *ioas = container_of(n, VFIOIOAS, blocks);
+    guint i;
+
+    for (i = 0; i < ioas->sections->len; i++) {
+        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+        if (s->kind == VFIO_SECTION_IOMMU && s->pieces) {
+            vfio_piece_lose_block(s, host, max_size);
+        }
+    }
+}
+
 bool vfio_ioas_listen(VFIOIOAS *ioas, Error **errp)
 {
     ioas->sections = g_ptr_array_new();
     vfio_ioas_start_ram(ioas);
     vfio_ioas_start_bars(ioas);
+    ioas->blocks = (RAMBlockNotifier) {
+        .ram_block_removed = vfio_ioas_block_removed,
+    };
+    ram_block_notifier_add(&ioas->blocks);
     ioas->listener = vfio_ioas_listener;
     memory_listener_register(&ioas->listener, ioas->as);
     ioas->vm_state =
@@ -305,6 +326,7 @@ void vfio_ioas_unlisten(VFIOIOAS *ioas)
     vfio_ioas_stop_ram(ioas);
     qemu_del_vm_change_state_handler(ioas->vm_state);
     memory_listener_unregister(&ioas->listener);
+    ram_block_notifier_remove(&ioas->blocks);
     g_ptr_array_free(ioas->sections, true);
     vfio_ioas_stop_bars(ioas);
     ioas->sections = NULL;

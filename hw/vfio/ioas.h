@@ -28,6 +28,7 @@
 #define HW_VFIO_IOAS_H
 
 #include "exec/memory.h"
+#include "exec/ramlist.h"
 #include "qemu/queue.h"
 #include "sysemu/iommufd.h"
 #include "sysemu/runstate.h"
@@ -124,6 +125,7 @@ typedef struct VFIOIOASSection {
     GTree *pieces;              /* dynamic kinds: DMAMaps of what is mapped */
     GTree *peers;               /* VFIO_SECTION_IOMMU: BARs, or NULL */
     GTree *replayed;            /* the same, in a replay: the guest's DMAMaps */
+    bool replay_heard;          /* of one through this section's notifier */
     IOMMUNotifier notifier;             /* VFIO_SECTION_IOMMU */
     RamDiscardListener discard;         /* VFIO_SECTION_DISCARD */
     uint64_t granularity;               /* VFIO_SECTION_DISCARD, bytes */
@@ -153,6 +155,7 @@ struct VFIOIOAS {
     uint64_t alignment;
 
     MemoryListener listener;
+    RAMBlockNotifier blocks;
     bool listening;             /* registered: failures come late from now */
     bool dying;                 /* mappings go away with the kernel's IOAS */
     bool cold;                  /* from the start: no RAM can be poisoned */

@@ -337,6 +337,48 @@ static void test_giommu_split_fails(void)
 }
 
 /*
+ * A page that the guest has mapped still is unplugged and its memory is gone:
+ * of what is cut out of it nothing is mapped again, for other things of QEMU's
+ * may be at that address by now
+ */
+static void test_giommu_unplugged(void)
+{
+    g_autofree char *log = NULL, *blocks = NULL;
+    Large large;
+    Vtd vtd;
+
+    start("", Q35 "-m 256M,slots=1,maxmem=1G "
+          "-device intel-iommu,caching-mode=on "
+          "-object memory-backend-ram,id=mem1,size=128M "
+          "-device pc-dimm,id=dimm1,memdev=mem1,addr=0x100000000 " DEVICE);
+    vtd = vtd_tables();
+    large = large_page(&vtd);
+    qtest_writeq(qts, large.pde, 0x100000000ull | 1 << 7 | 3);
+    vtd_enable();
+    expect_log("iova=0xc0000000 length=0x200000 from=3 at=0x100000000 ");
+
+    qtest_qmp_device_del_send(qts, "dimm1");
+    qtest_outl(qts, 0xa00, 0);
+    qtest_outb(qts, 0xa14, 1 << 3);
+    qtest_qmp_eventwait(qts, "DEVICE_DELETED");
+    qtest_qmp_assert_success(qts, "{'execute': 'object-del', 'arguments': "
+                             "{'id': 'mem1'}}");
+    do {
+        g_free(blocks);
+        blocks = qtest_hmp(qts, "info ramblock");
+    } while (strstr(blocks, "0x0000000008000000 0x0000000008000000"));
+    g_free(fake_env_take_log(env));
+    unmap_second(&large);
+    log = fake_env_take_log(env);
+    g_test_message("log: %s", log);
+    g_assert_nonnull(strstr(log, "IOMMU_IOAS_UNMAP ioas=2 iova=0xc0000000 "
+                            "length=0x200000 = 0\n"));
+    g_assert_null(strstr(log, "IOMMU_IOAS_MAP "));
+    g_assert_null(strstr(log, "IOMMU_IOAS_COPY "));
+    end();
+}
+
+/*
  * While the VM is stopped by a map that failed, other vCPUs are about to tell
  * what they have changed: with what `cont` tells again they need not
  */
@@ -352,8 +394,9 @@ static void test_giommu_replay(void)
     qtest_writeq(qts, vtd.gib3, table | 3);
     qtest_writeq(qts, vtd.pte, 0x200000 | 3);
     qtest_writeq(qts, vtd.pte + 8, 0x201000 | 3);
+    qtest_writeq(qts, vtd.pte + 24, 0x203000 | 3);
     vtd_enable();
-    expect_log("iova=0x6000 length=0x1000 ");
+    expect_log("iova=0x8000 length=0x1000 ");
 
     fake_env_control(env, "fail IOMMU_IOAS_COPY 1 14");
     qtest_writeq(qts, vtd.pte + 16, 0x202000 | 3);
@@ -361,8 +404,9 @@ static void test_giommu_replay(void)
     qtest_qmp_eventwait(qts, "STOP");
     g_free(fake_env_take_log(env));
 
-    /* Gone, and come above the window of interrupts, and not said */
+    /* Gone, no RAM now, come above the window of interrupts; and not said */
     qtest_writeq(qts, vtd.pte + 8, 0);
+    qtest_writeq(qts, vtd.pte + 24, VTD(0) | 3);
     qtest_writeq(qts, vtd_large(table, 0xff000000),
                  0x400000 | 1 << 7 | 3);
     cont();
@@ -370,6 +414,8 @@ static void test_giommu_replay(void)
     log = fake_env_take_log(env);
     g_test_message("log: %s", log);
     g_assert_nonnull(strstr(log, "IOMMU_IOAS_UNMAP ioas=2 iova=0x6000 "
+                            "length=0x1000 = 0\n"));
+    g_assert_nonnull(strstr(log, "IOMMU_IOAS_UNMAP ioas=2 iova=0x8000 "
                             "length=0x1000 = 0\n"));
     g_assert_nonnull(strstr(log, "iova=0x7000 length=0x1000 "));
     g_assert_nonnull(strstr(log, "iova=0xff000000 length=0x200000 "));
@@ -944,6 +990,13 @@ static void test_virtio_mem(void)
     mem_ask(&mem, VIRTIO_MEM_REQ_UNPLUG, MEM0 + BLOCK);
     expect_said("vfio: unmapping [0x100200000, 0x1003fffff] ('mem0') failed: "
                 "Input/output error\n");
+
+    /* What is mapped there is not what would be plugged; it goes now */
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0 + BLOCK), !=,
+                    VIRTIO_MEM_RESP_ACK);
+    expect_log("IOMMU_IOAS_UNMAP ioas=2 iova=0x100200000 length=0x200000 = 0");
+    g_assert_cmpint(mem_ask(&mem, VIRTIO_MEM_REQ_PLUG, MEM0 + BLOCK), ==,
+                    VIRTIO_MEM_RESP_ACK);
     virtio_free(&mem);
     end();
 }
@@ -1098,6 +1151,8 @@ int main(int argc, char **argv)
                    test_giommu_split_fails);
     qtest_add_func("vfio-iommufd-memory/giommu-refused", test_giommu_refused);
     qtest_add_func("vfio-iommufd-memory/giommu-replay", test_giommu_replay);
+    qtest_add_func("vfio-iommufd-memory/giommu-unplugged",
+                   test_giommu_unplugged);
     qtest_add_func("vfio-iommufd-memory/failover-dirty", test_failover_dirty);
     qtest_add_func("vfio-iommufd-memory/giommu-dirty-exact",
                    test_giommu_dirty_exact);
