@@ -143,6 +143,11 @@ static bool vfio_gate_try(VFIOHeldWrite *w)
     return true;
 }
 
+bool vfio_cdev_reaches_ram(VFIODevice *vbasedev)
+{
+    return !vbasedev->cdev || vfio_ioas_complete(vbasedev->cdev->ioas);
+}
+
 uint16_t vfio_cdev_show_held(VFIODevice *vbasedev)
 {
     PCIDevice *pdev = PCI_DEVICE(vbasedev->dev);

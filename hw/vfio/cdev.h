@@ -214,6 +214,14 @@ bool vfio_cdev_gate(PCIDevice *pdev, VFIODevice *vbasedev,
                     uint32_t addr, uint32_t val, int len);
 
 /**
+ * vfio_cdev_reaches_ram - has no map of guest RAM failed?
+ *
+ * False: the device must not run.  The VM is stopped, or is being, or has not
+ * started yet; `cont` tries again.  True of a device that has no cdev.
+ */
+bool vfio_cdev_reaches_ram(VFIODevice *vbasedev);
+
+/**
  * vfio_cdev_show_held - let config space have what is kept of its command
  *
  * For who saves it: the vCPU is behind the instruction already, and nobody

@@ -47,6 +47,11 @@ static void vfio_ioas_stop_vm(void)
     }
 }
 
+bool vfio_ioas_complete(const VFIOIOAS *ioas)
+{
+    return !ioas->incomplete && (!ioas->base || !ioas->base->incomplete);
+}
+
 void vfio_ioas_fail(VFIOIOAS *ioas, Error *err)
 {
     if (!ioas->listening) {

@@ -492,6 +492,13 @@ Error *vfio_ioas_map_error(VFIOIOAS *ioas, const char *region,
                            uint64_t iova, uint64_t last, int ret);
 
 /**
+ * vfio_ioas_complete - is nothing missing that should be mapped by now?
+ *
+ * Nor in its base.  What is pending is not missing.
+ */
+bool vfio_ioas_complete(const VFIOIOAS *ioas);
+
+/**
  * vfio_ioas_fail - the same for a failure that is not that of a map
  * @err: taken over
  */

@@ -22,6 +22,7 @@
 #include "qemu/osdep.h"
 
 #include "mig.h"
+#include "cdev.h"
 #include "exec/memory.h"
 #include "io/channel-buffer.h"
 #include "migration/qemu-file.h"
@@ -295,6 +296,9 @@ static int get_config(VFIOMig *m, QEMUFile *f, uint32_t length, Error **errp)
     }
     qemu_fclose(config);
     object_unref(OBJECT(bioc));
+    if (!ret && !vfio_cdev_reaches_ram(m->vbasedev)) {
+        ret = -ENOMEM;                  /* before the source gives it up */
+    }
     if (ret) {
         error_setg(errp, "its config space cannot be loaded: %s",
                    strerror(-ret));

@@ -22,6 +22,7 @@
 #include "qemu/osdep.h"
 
 #include "mig.h"
+#include "cdev.h"
 #include "hw/qdev-core.h"
 #include "qapi/error.h"
 #include "qemu/error-report.h"
@@ -79,6 +80,9 @@ static void vm_starts(VFIOMig *m, VFIOMigEvent event)
         error_setg(&err, "the stream had no state for the device");
         vfio_mig_cannot_run(m, err);
         return;
+    }
+    if (!vfio_cdev_reaches_ram(m->vbasedev)) {
+        return;                 /* the VM is being stopped; cont comes again */
     }
     qemu_mutex_lock(&m->lock);
     if (m->failed) {

@@ -524,6 +524,30 @@ static void test_wanted(void)
 }
 
 /* Each step of the destination fails in turn */
+/* RAM that cannot be pinned there is seen before the source gives the VM up */
+static void test_destination_full(void)
+{
+    FakeEnv *env = new_env(FULL);
+    QTestState *a = fake_env_start(env, MACHINE DEVICE(0));
+    QTestState *b = fake_env_start_heard(env, MACHINE DEVICE(1) INCOMING);
+
+    switch_on(a, 5, BAR);
+    fill(a, BAR, 0x4000);
+    wait_at_channel(b);
+    fake_env_control(env, FULL "fail IOMMU_IOAS_MAP 1 12");
+    qtest_set_expected_status(b, 1);
+    migrate(a, channel);
+    while (qtest_probe_child(b)) {
+        g_usleep(5 * 1000);
+    }
+    heard(env, "for DMA: the host is out of memory");
+    heard(env, "vfio 0000:65:00.1: its config space cannot be loaded: Cannot "
+          "allocate memory");
+    qtest_quit(b);
+    qtest_quit(a);
+    free_env(env);
+}
+
 static void test_destination_fails(void)
 {
     static const struct {
@@ -987,6 +1011,8 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-migrate/source-fails", test_source_fails);
     qtest_add_func("vfio-iommufd-migrate/destination-fails",
                    test_destination_fails);
+    qtest_add_func("vfio-iommufd-migrate/destination-full",
+                   test_destination_full);
     qtest_add_func("vfio-iommufd-migrate/streams", test_streams);
     qtest_add_func("vfio-iommufd-migrate/reset-meanwhile",
                    test_reset_meanwhile);
