@@ -33,6 +33,8 @@
 #include "sysemu/runstate.h"
 #include "trace.h"
 
+#define ASK_MS 100              /* the least time between two useless answers */
+
 /* What enable-migration=on accepts */
 #define UNKNOWN_WRITES \
     ": to migrate it (enable-migration=on), all memory is sent while the " \
@@ -41,6 +43,7 @@
 VFIOMigList vfio_migs = QLIST_HEAD_INITIALIZER(vfio_migs);
 
 static uint64_t bytes_sent;
+static unsigned saving_devices;     /* since save_setup: the first one begins */
 static Error *p2p_blocker;
 
 uint64_t vfio_mig_v2_bytes(void)
@@ -75,16 +78,12 @@ static const char *unfit_capability(void)
 
 static int save_setup(QEMUFile *f, void *opaque)
 {
-    VFIOMig *m = opaque, *other;
+    VFIOMig *m = opaque;
     const char *capability = unfit_capability();
-    bool first = true;
     Error *err = NULL;
     int ret = 0;
 
-    QLIST_FOREACH(other, &vfio_migs, next) {
-        first &= !other->saving;
-    }
-    if (first) {
+    if (!qatomic_fetch_inc(&saving_devices)) {
         qatomic_set(&bytes_sent, 0);
     }
     vfio_mig_put_header(m, f);
@@ -132,11 +131,14 @@ static void save_cleanup(void *opaque)
 
     vfio_mig_writes_reset();
     WITH_QEMU_LOCK_GUARD(&m->lock) {
-        if (m->saving && !m->gone) {
-            ret = vfio_mig_event(m, VFIO_MIG_UNSAVE, &err);
-            vfio_mig_show_v1(m);
+        if (m->saving) {
+            m->saving = false;      /* type1 is shown it */
+            qatomic_dec(&saving_devices);
+            if (!m->gone) {
+                ret = vfio_mig_event(m, VFIO_MIG_UNSAVE, &err);
+                vfio_mig_show_v1(m);
+            }
         }
-        m->saving = false;
         g_free(m->buf);
         m->buf = NULL;
     }
@@ -184,7 +186,8 @@ static void save_live_pending(QEMUFile *f, void *opaque, uint64_t threshold,
     VFIOMig *m = opaque;
     struct vfio_precopy_info info = { .argsz = sizeof(info) };
     Error *err = NULL;
-    uint64_t left;
+    uint64_t left, rest;
+    int64_t now;
 
     QEMU_LOCK_GUARD(&m->lock);
     if (!m->save_failed && !can_go_on(m, &err)) {
@@ -194,10 +197,16 @@ static void save_live_pending(QEMUFile *f, void *opaque, uint64_t threshold,
         *precopy_only += threshold + 1;     /* do not stop the VM for this */
         return;
     }
-    /* The question may be expensive: only if the answer can end precopy */
-    if (*precopy_only + *compatible + *postcopy_only + m->stop_copy_bytes <=
-        threshold) {
+    /*
+     * The question may be expensive: only if the answer can end precopy, and
+     * not all the time if the last one was that it cannot
+     */
+    rest = *precopy_only + *compatible + *postcopy_only;
+    now = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
+    if (rest <= threshold && (rest + m->stop_copy_bytes <= threshold ||
+                              now - m->asked_ms >= ASK_MS)) {
         ask_stop_copy(m);
+        m->asked_ms = now;
     }
     left = m->stop_copy_bytes;
     if (vfio_mig_in_session(m) && m->state == VFIO_DEVICE_STATE_STOP_COPY) {
