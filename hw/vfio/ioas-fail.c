@@ -108,7 +108,7 @@ bool vfio_ioas_exceeds_memlock(uint64_t bytes)
 /* What the host's administrator can do about -ENOMEM, as a phrase */
 static char *vfio_ioas_explain_enomem(VFIOIOAS *ioas)
 {
-    g_autoptr(GArray) wanted = vfio_ioas_wanted(ioas);
+    g_autoptr(GArray) wanted = vfio_ioas_wanted(ioas->base ?: ioas);
     struct rlimit limit;
 
     if (getrlimit(RLIMIT_MEMLOCK, &limit) || limit.rlim_cur == RLIM_INFINITY) {

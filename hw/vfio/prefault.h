@@ -49,8 +49,8 @@ VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
 /**
  * vfio_prefault_leave_cpu - the machine runs: leave one CPU to it
  *
- * Of the nice threads one fewer than this process may use CPUs goes on, at least
- * one.  What vfio_prefault_hurry() starts is not counted.
+ * Of the nice threads one fewer than this process may use CPUs goes on, at
+ * least one.  What vfio_prefault_hurry() starts is not counted.
  */
 void vfio_prefault_leave_cpu(VFIOPrefault *p);
 
