@@ -102,11 +102,12 @@ def equal(got, want, what=''):
 def stuck(pid):
     """Print where each thread of a process is, which does not end or answer: its state,
     its CPU, what it waits for."""
-    for task in sorted(os.listdir(f'/proc/{pid}/task'), key=int):
-        at = [read(f'/proc/{pid}/task/{task}/{name}').strip()
-              for name in ('comm', 'wchan', 'syscall')]
-        stat = read(f'/proc/{pid}/task/{task}/stat').rpartition(')')[2].split()
-        print('# stuck:', task, stat[0], 'CPU', stat[36], *at, flush=True)
+    with contextlib.suppress(OSError):          # what ends meanwhile
+        for task in sorted(os.listdir(f'/proc/{pid}/task'), key=int):
+            at = [read(f'/proc/{pid}/task/{task}/{name}').strip()
+                  for name in ('comm', 'wchan', 'syscall')]
+            stat = read(f'/proc/{pid}/task/{task}/stat').rpartition(')')[2].split()
+            print('# stuck:', task, stat[0], 'CPU', stat[36], *at, flush=True)
 
 
 def kick():
