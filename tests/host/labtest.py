@@ -203,10 +203,13 @@ def dma_faults():
 class Qmp:
     TRIES = 3                   # of 10 s each
 
-    def __init__(self, path):
+    def __init__(self, path, pid=None):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(10)
         self.sock.connect(path)
+        # QEMU's, if it called listen() itself
+        self.pid = pid or struct.unpack('=3i', self.sock.getsockopt(
+            socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         self.got, self.events = b'', []
         self._read()
         self.cmd('qmp_capabilities')
@@ -226,7 +229,7 @@ class Qmp:
                 data = self.sock.recv(65536)
             except TimeoutError:
                 tries += 1
-                self._stuck()
+                stuck(self.pid)
                 check(tries < self.TRIES, 'the monitor is silent')
                 print('# kicked: the monitor is silent', flush=True)
                 kick()
@@ -236,13 +239,6 @@ class Qmp:
             self.got += data
         line, _, self.got = self.got.partition(b'\n')
         return json.loads(line)
-
-    def _stuck(self):
-        """QEMU has called listen(), or we did and it got that from us"""
-        pid = struct.unpack('=3i', self.sock.getsockopt(socket.SOL_SOCKET,
-                                                        socket.SO_PEERCRED, 12))[0]
-        if pid != os.getpid():
-            stuck(pid)
 
     def try_cmd(self, name, **args):
         """The whole answer, an error too. '_' in an argument's name is '-'."""

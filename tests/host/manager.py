@@ -106,9 +106,9 @@ class Iommufd:
 class Monitor(Qmp):
     """The bytes that libvirt's qemu_monitor_json.c makes."""
 
-    def __init__(self, path):
+    def __init__(self, path, pid=None):
         self.serial = 0
-        super().__init__(path)
+        super().__init__(path, pid)
 
     def send(self, name, args, fd=None):
         self.serial += 1
@@ -198,7 +198,7 @@ class ManagedGuest(Guest):
 
     def _connects(self):
         try:
-            self.qmp = self.monitor(f'{self.dir}/qmp')
+            self.qmp = self.monitor(f'{self.dir}/qmp', self.proc.pid)
         except (FileNotFoundError, ConnectionError, EOFError):
             return False
         self.connected()
