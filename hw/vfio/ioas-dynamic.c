@@ -320,7 +320,9 @@ static void vfio_discard_notify_discard(RamDiscardListener *rdl,
 
     vfio_piece_unmap_or_report(s, lost.first, lost.last);
     /* Should something be mapped still, it is no longer what is plugged next */
-    g_tree_foreach(s->pieces, vfio_piece_lose, &lost);
+    if (vfio_piece_find(s, lost.first, lost.last)) {
+        g_tree_foreach(s->pieces, vfio_piece_lose, &lost);
+    }
     if (b) {
         vfio_discard_notify_discard(&b->discard, &in_base);
     }
