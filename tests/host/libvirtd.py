@@ -226,12 +226,7 @@ class LibvirtGuest(Guest):
         return BASE + '/vm.xml'
 
     def alive(self):
-        return True             # virsh would take its time; see _wake()
-
-    def _wake(self):
-        equal(self.daemon.virsh('domstate', VM), 'running')
-        self.daemon.virsh('suspend', VM)
-        self.daemon.virsh('resume', VM)
+        return True             # virsh would take its time
 
     def qmp(self, name, **args):
         answer = json.loads(self.daemon.virsh('qemu-monitor-command', VM, json.dumps(
