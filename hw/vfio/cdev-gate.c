@@ -148,6 +148,14 @@ bool vfio_cdev_reaches_ram(VFIODevice *vbasedev)
     return !vbasedev->cdev || vfio_ioas_complete(vbasedev->cdev->ioas);
 }
 
+bool vfio_cdev_loaded(VFIODevice *vbasedev)
+{
+    if (vbasedev->cdev) {
+        vfio_ioas_loaded(vbasedev->cdev->ioas);
+    }
+    return vfio_cdev_reaches_ram(vbasedev);
+}
+
 uint16_t vfio_cdev_show_held(VFIODevice *vbasedev)
 {
     PCIDevice *pdev = PCI_DEVICE(vbasedev->dev);

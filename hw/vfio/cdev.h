@@ -215,11 +215,14 @@ bool vfio_cdev_gate(PCIDevice *pdev, VFIODevice *vbasedev,
 
 /**
  * vfio_cdev_reaches_ram - has no map of guest RAM failed?
+ * vfio_cdev_loaded - the same of a device that was loaded, behind an IOMMU that
+ * was loaded: what that one maps is mapped first
  *
  * False: the device must not run.  The VM is stopped, or is being, or has not
  * started yet; `cont` tries again.  True of a device that has no cdev.
  */
 bool vfio_cdev_reaches_ram(VFIODevice *vbasedev);
+bool vfio_cdev_loaded(VFIODevice *vbasedev);
 
 /**
  * vfio_cdev_show_held - let config space have what is kept of its command

@@ -450,6 +450,20 @@ static void vfio_ioas_retry_dynamic(VFIOIOASSection *s)
     }
 }
 
+void vfio_ioas_loaded(VFIOIOAS *ioas)
+{
+    guint i;
+
+    for (i = 0; i < ioas->sections->len; i++) {
+        VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
+
+        if (s->kind == VFIO_SECTION_IOMMU && s->active && !s->gone &&
+            !g_tree_nnodes(s->pieces)) {
+            vfio_giommu_replay(s);
+        }
+    }
+}
+
 void vfio_ioas_retry_failed(VFIOIOAS *ioas)
 {
     guint i;

@@ -517,12 +517,17 @@ bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp);
  * vfio_ioas_start_dynamic - listen to the source of the section, map its pieces
  * vfio_ioas_stop_dynamic - the reverse, with everything unmapped
  * vfio_ioas_retry_failed - map what an earlier attempt could not
+ * vfio_ioas_loaded - map what guest IOMMUs map whose state was loaded
  *
- * The last changes nothing about what is mapped: devices may use it.
+ * The last two change nothing about what is mapped: devices may use it.  A
+ * guest IOMMU that was on from the start need not tell of what it maps when its
+ * state is loaded (virtio-iommu, boot-bypass=off): where nothing is mapped yet
+ * it is asked.
  */
 void vfio_ioas_start_dynamic(VFIOIOASSection *section);
 void vfio_ioas_stop_dynamic(VFIOIOASSection *section);
 void vfio_ioas_retry_failed(VFIOIOAS *ioas);
+void vfio_ioas_loaded(VFIOIOAS *ioas);
 
 /**
  * vfio_ioas_pieces - the mappings of a dynamic section with bytes in

@@ -296,7 +296,7 @@ static int get_config(VFIOMig *m, QEMUFile *f, uint32_t length, Error **errp)
     }
     qemu_fclose(config);
     object_unref(OBJECT(bioc));
-    if (!ret && !vfio_cdev_reaches_ram(m->vbasedev)) {
+    if (!ret && !vfio_cdev_loaded(m->vbasedev)) {
         ret = -ENOMEM;                  /* before the source gives it up */
     }
     if (ret) {

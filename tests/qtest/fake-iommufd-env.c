@@ -230,3 +230,26 @@ unsigned fake_env_count(const char *log, const char *what)
     }
     return n;
 }
+
+bool fake_env_has_status(QTestState *qts, const char *status)
+{
+    QDict *rsp = qtest_qmp(qts, "{'execute': 'query-status'}");
+    bool has = g_str_equal(qdict_get_str(qdict_get_qdict(rsp, "return"),
+                                         "status"), status);
+
+    qobject_unref(rsp);
+    return has;
+}
+
+void fake_env_wait_status(QTestState *qts, const char *status)
+{
+    int i;
+
+    for (i = 0; i < 2000; i++) {
+        if (fake_env_has_status(qts, status)) {
+            return;
+        }
+        g_usleep(5 * 1000);
+    }
+    g_error("not %s", status);
+}

@@ -54,6 +54,10 @@ QTestState *fake_env_start(FakeEnv *env, const char *args);
 /* A running QEMU whose messages are kept, and what it said, for g_free() */
 QTestState *fake_env_start_heard(FakeEnv *env, const char *args);
 char *fake_env_said(FakeEnv *env);
+
+/* Is the VM's status this one?  Wait until it is */
+bool fake_env_has_status(QTestState *qts, const char *status);
+void fake_env_wait_status(QTestState *qts, const char *status);
 char *fake_env_start_fails(FakeEnv *env, const char *args);
 
 #endif

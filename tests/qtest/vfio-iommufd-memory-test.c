@@ -65,11 +65,7 @@ static void expect_said(const char *what)
 
 static void expect_running(void)
 {
-    QDict *status = qtest_qmp(qts, "{'execute': 'query-status'}");
-
-    g_assert_cmpstr(qdict_get_str(qdict_get_qdict(status, "return"), "status"),
-                    ==, "running");
-    qobject_unref(status);
+    g_assert_true(fake_env_has_status(qts, "running"));
 }
 
 static void cont(void)
@@ -567,6 +563,43 @@ static void test_giommu_virtio_plug(void)
                 "the guest starts anew DMA may fail\n");
     virtio_free(&v);
     end();
+}
+
+/* An IOMMU that was never off does not tell, when loaded, of what it maps */
+static void test_giommu_virtio_loaded(void)
+{
+#define BEHIND Q35 "-m 256 -device virtio-iommu-pci,addr=7,boot-bypass=off " \
+               DEVICE ",enable-migration=on "
+    g_autofree char *file = NULL, *uri = NULL;
+    int fd = g_file_open_tmp("loaded-XXXXXX", &file, NULL);
+    Virtio v;
+
+    close(fd);
+    start("migration 0 7", BEHIND);
+    v = virtio_start(7);
+    viommu_attach(&v);
+    viommu_map(&v, 0x5000, 0x5fff, 0x200000);
+    expect_log("IOMMU_IOAS_COPY ioas=2 iova=0x5000 ");
+    uri = g_strdup_printf("exec:cat > %s", file);
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate-set-parameters', "
+                             "'arguments': {'downtime-limit': 2000000}}");
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate', 'arguments': "
+                             "{'uri': %s}}", uri);
+    fake_env_wait_status(qts, "postmigrate");
+    virtio_free(&v);
+    qtest_quit(qts);
+
+    qts = fake_env_start_heard(env, BEHIND "-incoming defer");
+    g_free(fake_env_take_log(env));
+    memcpy(uri, "exec:cat <", 10);
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate-incoming', "
+                             "'arguments': {'uri': %s}}", uri);
+    fake_env_wait_status(qts, "running");
+    expect_log("IOMMU_IOAS_COPY ioas=2 iova=0x5000 length=0x1000 from=3 "
+               "at=0x200000 flags=0x7 = 0\n");
+    unlink(file);
+    end();
+#undef BEHIND
 }
 
 /* Two devices: RAM is pinned once, whatever the guest maps, and to the end */
@@ -1169,6 +1202,8 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-memory/giommu-memlock-late",
                    test_giommu_memlock_late);
     qtest_add_func("vfio-iommufd-memory/giommu-bypass", test_giommu_bypass);
+    qtest_add_func("vfio-iommufd-memory/giommu-virtio-loaded",
+                   test_giommu_virtio_loaded);
     qtest_add_func("vfio-iommufd-memory/giommu-dirty", test_giommu_dirty);
     qtest_add_func("vfio-iommufd-memory/virtio-mem-dirty",
                    test_virtio_mem_dirty);

@@ -103,29 +103,6 @@ static void wait_logged(FakeEnv *env, const char *what)
     g_error("not logged: %s", what);
 }
 
-static bool has_status(QTestState *qts, const char *status)
-{
-    QDict *rsp = qtest_qmp(qts, "{'execute': 'query-status'}");
-    bool has = g_str_equal(qdict_get_str(qdict_get_qdict(rsp, "return"),
-                                         "status"), status);
-
-    qobject_unref(rsp);
-    return has;
-}
-
-static void wait_status(QTestState *qts, const char *status)
-{
-    int i;
-
-    for (i = 0; i < 2000; i++) {
-        if (has_status(qts, status)) {
-            return;
-        }
-        g_usleep(5 * 1000);
-    }
-    g_error("not %s", status);
-}
-
 /* Waits for the end; error-desc or "" */
 static char *ends(QTestState *qts, const char *status)
 {
@@ -149,7 +126,7 @@ static char *ends(QTestState *qts, const char *status)
     g_assert_cmpstr(qdict_get_str(d, "status"), ==, status);
     why = g_strdup(qdict_get_try_str(d, "error-desc") ?: "");
     qobject_unref(d);
-    while (has_status(qts, "finish-migrate")) {
+    while (fake_env_has_status(qts, "finish-migrate")) {
         g_usleep(5 * 1000);                     /* until then cont is refused */
     }
     return why;
@@ -301,13 +278,13 @@ static void test_source_fails(void)
         g_assert_cmpstr(why, ==, rows[i].why);
         fake_env_control(env, FULL);
         if (rows[i].stops) {
-            wait_status(a, "io-error");
+            fake_env_wait_status(a, "io-error");
             heard(env, "VM stopped, 'cont' resets the device: the device");
         }
         if (rows[i].stops || g_str_equal(rows[i].status, "completed")) {
             qtest_qmp_assert_success(a, "{'execute': 'cont'}");
         }
-        wait_status(a, "running");
+        fake_env_wait_status(a, "running");
         if (rows[i].stops) {
             heard(env, "the device was reset, the guest's driver has to start "
                   "it anew");
@@ -523,7 +500,6 @@ static void test_wanted(void)
     free_env(env);
 }
 
-/* Each step of the destination fails in turn */
 /* RAM that cannot be pinned there is seen before the source gives the VM up */
 static void test_destination_full(void)
 {
@@ -548,6 +524,7 @@ static void test_destination_full(void)
     free_env(env);
 }
 
+/* Each step of the destination fails in turn */
 static void test_destination_fails(void)
 {
     static const struct {
@@ -580,11 +557,11 @@ static void test_destination_fails(void)
         wait_at_channel(b);
         if (rows[i].loaded) {
             migrate(a, channel);
-            wait_status(b, "io-error");
+            fake_env_wait_status(b, "io-error");
             heard(env, rows[i].text);
             fake_env_control(env, FULL);
             qtest_qmp_assert_success(b, "{'execute': 'cont'}");
-            wait_status(b, "running");
+            fake_env_wait_status(b, "running");
             check_filled(b, BAR, 0x4000);
             qtest_quit(b);
         } else {
@@ -663,7 +640,7 @@ static void test_interrupted(void)
         }
         said = ends(a, "failed");
         g_assert_cmpstr(said, ==, why[i]);
-        wait_status(a, "running");
+        fake_env_wait_status(a, "running");
         migrate(a, "exec:cat >/dev/null");
         again = ends(a, "completed");
         qtest_quit(a);
@@ -687,7 +664,7 @@ static bool refused(const char *capability, const char *control,
         migrate(a, "exec:cat >/dev/null");
         why = ends(a, "failed");
         g_assert_cmpstr(why, ==, want);
-        wait_status(a, "running");
+        fake_env_wait_status(a, "running");
         if (capability) {
             g_autofree char *log = fake_env_take_log(env);
 
@@ -841,7 +818,7 @@ static void test_untracked(void)
     }
     i = passes(a);
     g_assert_cmpint(i, >=, 3);
-    wait_status(a, "running");
+    fake_env_wait_status(a, "running");
     set_downtime_limit(a, 4000);
     why = ends(a, "completed");
     g_assert_cmpint(passes(a), >, i);
@@ -949,11 +926,11 @@ static void test_snapshot(void)
     fill(qts, BAR, 0x6000);
     said = qtest_hmp(qts, "savevm one");
     g_assert_cmpstr(said, ==, "");
-    wait_status(qts, "running");
+    fake_env_wait_status(qts, "running");
     fill(qts, BAR, 0x7000);
     said = (g_free(said), qtest_hmp(qts, "loadvm one"));
     g_assert_cmpstr(said, ==, "");
-    wait_status(qts, "running");
+    fake_env_wait_status(qts, "running");
     check_filled(qts, BAR, 0x6000);
 
     fake_env_control(env, FULL "read-error 0 5");
@@ -961,16 +938,16 @@ static void test_snapshot(void)
     g_assert_nonnull(strstr(said, "Error while writing VM state"));
     g_assert_nonnull(strstr(said, "vfio 0000:65:00.0: reading the state of the "
                             "device failed: Input/output error"));
-    wait_status(qts, "running");
+    fake_env_wait_status(qts, "running");
 
     fake_env_control(env, FULL "arc 0 1 3 5 0");
     said = (g_free(said), qtest_hmp(qts, "savevm two"));
     g_assert_nonnull(strstr(said, "it is in ERROR now"));
     g_assert_nonnull(strstr(said, "VM stopped, 'cont' resets the device"));
     fake_env_control(env, FULL);
-    wait_status(qts, "io-error");
+    fake_env_wait_status(qts, "io-error");
     qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
-    wait_status(qts, "running");
+    fake_env_wait_status(qts, "running");
 
     fake_env_control(env, FULL "arc 0 4 1 22 0");
     said = (g_free(said), qtest_hmp(qts, "loadvm one"));
@@ -979,7 +956,7 @@ static void test_snapshot(void)
     said = (g_free(said), qtest_hmp(qts, "loadvm one"));
     g_assert_cmpstr(said, ==, "");
     qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
-    wait_status(qts, "running");
+    fake_env_wait_status(qts, "running");
     check_filled(qts, BAR, 0x6000);
 
     fake_env_control(env, FULL "arc 0 4 1 22 0");
@@ -987,11 +964,11 @@ static void test_snapshot(void)
     g_assert_nonnull(strstr(said, "it is in ERROR now"));
     fake_env_control(env, FULL);
     qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
-    wait_status(qts, "io-error");
+    fake_env_wait_status(qts, "io-error");
     heard(env, "VM stopped, 'cont' tries again: the stream had no state for "
           "the device");
     qtest_qmp_assert_success(qts, "{'execute': 'cont'}");
-    wait_status(qts, "running");
+    fake_env_wait_status(qts, "running");
     qtest_quit(qts);
     free_env(env);
 }

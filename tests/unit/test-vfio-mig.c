@@ -39,7 +39,7 @@ void vfio_ioas_revoke_bars(Object *owner)
 {
 }
 
-bool vfio_cdev_reaches_ram(VFIODevice *vbasedev)
+bool vfio_cdev_loaded(VFIODevice *vbasedev)
 {
     return true;
 }
