@@ -321,7 +321,8 @@ class Host:
     def runs_on(self):
         """Here, after what has failed."""
         equal(self.here.virsh('domstate', VM), 'running')
-        equal(self.there.virsh('list', '--name'), '')
+        # inactive first, then its device is given back, then it is gone
+        wait(lambda: self.there.virsh('list', '--all', '--name') == '', 30, 'its end there')
         self.written.check(self.vm)
         check(is_free(self.bdfs[1 - self.at]), 'the device is still bound')
 
