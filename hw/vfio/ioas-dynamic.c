@@ -471,7 +471,7 @@ void vfio_ioas_retry_failed(VFIOIOAS *ioas)
     for (i = 0; i < ioas->sections->len; i++) {
         VFIOIOASSection *s = g_ptr_array_index(ioas->sections, i);
 
-        if (s->failed && !s->gone) {
+        if ((s->failed || s->early) && !s->gone) {
             vfio_ioas_retry_dynamic(s);
         }
     }

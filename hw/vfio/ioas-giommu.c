@@ -21,6 +21,7 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/rcu.h"
+#include "sysemu/runstate.h"
 #include "trace.h"
 
 /*
@@ -217,11 +218,15 @@ static void vfio_giommu_map(VFIOIOASSection *s, IOMMUTLBEntry *iotlb,
     whole = memory_region_is_ram(mr) && len == iotlb->addr_mask + 1;
     if (whole) {
         discards = memory_region_has_ram_discard_manager(mr);
-    } else if (vfio_giommu_map_parts(s, iotlb, piece)) {
-        return;
+    } else {
+        /* A BAR of a device that is yet to be loaded: asked for at the start */
+        s->early |= !runstate_is_running();
+        if (vfio_giommu_map_parts(s, iotlb, piece)) {
+            return;
+        }
     }
-    if ((!whole || discards) &&
-        !memory_get_xlat_addr(iotlb, NULL, NULL, NULL, &discards)) {
+    if ((!whole && s->early) || ((!whole || discards) &&
+        !memory_get_xlat_addr(iotlb, NULL, NULL, NULL, &discards))) {
         /* In a replay it may be what other memory was mapped at */
         vfio_piece_unmap_or_report(s, piece->iova, piece->iova + piece->size);
         return;
@@ -383,7 +388,7 @@ void vfio_giommu_replay(VFIOIOASSection *s)
         VFIOIOASSection *other = g_ptr_array_index(sections, i);
 
         if (vfio_giommu_is_told_with(s, other)) {
-            other->failed = false;
+            other->failed = other->early = false;
             other->replayed = g_tree_new_full(vfio_piece_cmp, NULL, NULL,
                                               g_free);
         }

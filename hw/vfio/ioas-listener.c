@@ -108,18 +108,22 @@ static void vfio_ioas_vm_state_changed(void *opaque, bool running,
                                        RunState state)
 {
     VFIOIOAS *ioas = opaque;
+    bool incomplete = ioas->incomplete;
 
-    if (running && ioas->prefault) {
-        vfio_prefault_leave_cpu(ioas->prefault);
-    }
-    if (!running || !ioas->incomplete) {
+    if (!running) {
         return;
     }
-
-    ioas->incomplete = false;
-    vfio_ioas_apply_ram(ioas);
+    if (ioas->prefault) {
+        vfio_prefault_leave_cpu(ioas->prefault);
+    }
+    if (incomplete) {
+        ioas->incomplete = false;
+        vfio_ioas_apply_ram(ioas);
+    }
     vfio_ioas_retry_failed(ioas);
-    trace_vfio_ioas_retried(ioas->id, ioas->incomplete);
+    if (incomplete) {
+        trace_vfio_ioas_retried(ioas->id, ioas->incomplete);
+    }
 }
 
 /* Sections come and go */

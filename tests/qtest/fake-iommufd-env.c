@@ -253,3 +253,29 @@ void fake_env_wait_status(QTestState *qts, const char *status)
     }
     g_error("not %s", status);
 }
+
+QTestState *fake_env_reload(FakeEnv *env, QTestState *qts, const char *args)
+{
+    g_autofree char *file = NULL, *save = NULL, *load = NULL, *all = NULL;
+    int fd = g_file_open_tmp("reload-XXXXXX", &file, NULL);
+
+    g_assert_cmpint(fd, >=, 0);
+    close(fd);
+    save = g_strdup_printf("exec:cat > %s", file);
+    load = g_strdup_printf("exec:cat < %s", file);
+    /* nobody may track what devices write: then downtime is for all RAM */
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate-set-parameters', "
+                             "'arguments': {'downtime-limit': 2000000}}");
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate', 'arguments': "
+                             "{'uri': %s}}", save);
+    fake_env_wait_status(qts, "postmigrate");
+    qtest_quit(qts);
+
+    all = g_strconcat(args, " -incoming defer", NULL);
+    qts = fake_env_start_heard(env, all);
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate-incoming', "
+                             "'arguments': {'uri': %s}}", load);
+    fake_env_wait_status(qts, "running");
+    unlink(file);
+    return qts;
+}

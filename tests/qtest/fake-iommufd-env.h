@@ -58,6 +58,9 @@ char *fake_env_said(FakeEnv *env);
 /* Is the VM's status this one?  Wait until it is */
 bool fake_env_has_status(QTestState *qts, const char *status);
 void fake_env_wait_status(QTestState *qts, const char *status);
+
+/* Save the running VM, end it, and load it into the QEMU that is returned */
+QTestState *fake_env_reload(FakeEnv *env, QTestState *qts, const char *args);
 char *fake_env_start_fails(FakeEnv *env, const char *args);
 
 #endif

@@ -471,12 +471,13 @@ static void expect_copy(P2P *p, const char *log, const char *where,
     g_assert_true(g_str_has_prefix(strstr(at, "at="), source));
 }
 
+#define BEHIND(more) Q35 "-device intel-iommu,caching-mode=on " OBJECT \
+    "-device vfio-pci,host=0000:65:00.0,iommufd=iommufd0,id=hd0,addr=5" more \
+    " -device vfio-pci,host=0000:65:00.1,iommufd=iommufd0,id=hd1,addr=6" more
+
 static void start_behind(P2P *p, const char *control)
 {
-    start(p, "dma-buf 1\npower 0\npower 1", Q35
-          "-device intel-iommu,caching-mode=on " OBJECT
-          "-device vfio-pci,host=0000:65:00.0,iommufd=iommufd0,id=hd0,addr=5 "
-          "-device vfio-pci,host=0000:65:00.1,iommufd=iommufd0,id=hd1,addr=6");
+    start(p, "dma-buf 1\npower 0\npower 1", BEHIND(""));
     fake_env_control(p->env, control);
     p->only = first_ioas(p);
     translate(p);
@@ -514,6 +515,32 @@ static void test_behind(void)
     set_context(&p, 0);
     expect(&p, "");
     expect_said(&p, "");
+    quit(&p);
+}
+
+/* The IOMMU is loaded before the devices, which have no BARs until then */
+static void test_behind_loaded(void)
+{
+    static const char control[] =
+        "dma-buf 1\nmigration 0 7\nmigration 1 7\npower 0\npower 1";
+    static const char args[] = BEHIND(",enable-migration=on");
+    g_autofree char *said = NULL;
+    P2P p = {};
+
+    start(&p, control, args);
+    p.only = first_ioas(&p);
+    translate(&p);
+    place(&p, 5, 0xe0000000);
+    place(&p, 6, 0xe0100000);
+    map(&p, 5, 0x200000 | 3);
+    map(&p, 6, 0xe0101000 | 3);
+    map(&p, 7, 0xe0002000 | 1);
+    expect(&p, "1+1000@6000 0+2000@7000 (read-only)");
+    g_array_set_size(p.areas, 0);
+    p.qts = fake_env_reload(p.env, p.qts, args);
+    expect(&p, "0+2000@7000 (read-only) 1+1000@6000");
+    said = fake_env_said(p.env);
+    g_assert_null(strstr(said, "non memory"));
     quit(&p);
 }
 
@@ -771,6 +798,7 @@ int main(int argc, char **argv)
         qtest_add_data_func(path, &failures[i], test_failure);
     }
     qtest_add_func("vfio-iommufd-p2p/behind", test_behind);
+    qtest_add_func("vfio-iommufd-p2p/behind/loaded", test_behind_loaded);
     qtest_add_func("vfio-iommufd-p2p/behind/revoked", test_behind_revoked);
     qtest_add_func("vfio-iommufd-p2p/behind/large", test_behind_large);
     qtest_add_func("vfio-iommufd-p2p/behind/unplug", test_behind_unplug);
