@@ -217,6 +217,7 @@ static bool vfio_cdev_is_open_in(const char *pid, dev_t rdev)
 
     while (dir && (entry = g_dir_read_name(dir))) {
         g_autofree char *fd = g_build_filename(path, entry, NULL);
+#ifdef CONFIG_STATX
         struct statx st;
 
         /* Whatever it has open: a dead server's file must not keep us */
@@ -225,6 +226,13 @@ static bool vfio_cdev_is_open_in(const char *pid, dev_t rdev)
             makedev(st.stx_rdev_major, st.stx_rdev_minor) == rdev) {
             return true;
         }
+#else
+        struct stat st;
+
+        if (!stat(fd, &st) && S_ISCHR(st.st_mode) && st.st_rdev == rdev) {
+            return true;
+        }
+#endif
     }
     return false;
 }

@@ -30,6 +30,7 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
+#include "qemu/stats64.h"
 #include "sysemu/runstate.h"
 #include "trace.h"
 
@@ -42,13 +43,13 @@
 
 VFIOMigList vfio_migs = QLIST_HEAD_INITIALIZER(vfio_migs);
 
-static uint64_t bytes_sent;
+static Stat64 bytes_sent;
 static unsigned saving_devices;     /* since save_setup: the first one begins */
 static Error *p2p_blocker;
 
 uint64_t vfio_mig_v2_bytes(void)
 {
-    return qatomic_read(&bytes_sent);
+    return stat64_get(&bytes_sent);
 }
 
 /* --- The source --- */
@@ -84,7 +85,7 @@ static int save_setup(QEMUFile *f, void *opaque)
     int ret = 0;
 
     if (!qatomic_fetch_inc(&saving_devices)) {
-        qatomic_set(&bytes_sent, 0);
+        stat64_init(&bytes_sent, 0);
     }
     vfio_mig_put_header(m, f);
     WITH_QEMU_LOCK_GUARD(&m->lock) {
@@ -248,7 +249,7 @@ static int save_live_iterate(QEMUFile *f, void *opaque)
     if (ret < 0) {
         return save_fails(m, f, ret, err);
     }
-    qatomic_set(&bytes_sent, bytes_sent + ret);
+    stat64_add(&bytes_sent, ret);
     return 1;
 }
 
@@ -277,7 +278,7 @@ static int save_live_complete_precopy(QEMUFile *f, void *opaque)
         }
     }
     while (!ret && (ret = vfio_mig_put_data(m, f, &err)) > 0) {
-        qatomic_set(&bytes_sent, bytes_sent + ret);
+        stat64_add(&bytes_sent, ret);
         ret = qemu_file_get_error(f);
     }
     WITH_QEMU_LOCK_GUARD(&m->lock) {
