@@ -35,6 +35,7 @@
 #include "trace.h"
 
 #define ASK_MS 100              /* the least time between two useless answers */
+#define TURN_MS 1000            /* a device that may not send has waited enough */
 
 /* What enable-migration=on accepts */
 #define UNKNOWN_WRITES \
@@ -91,6 +92,7 @@ static int save_setup(QEMUFile *f, void *opaque)
     WITH_QEMU_LOCK_GUARD(&m->lock) {
         m->saving = true;
         m->save_failed = false;
+        m->turn_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
         m->announced = m->session;
         m->stop_copy_bytes = 0;
         m->buf = m->buf ?: g_malloc(VFIO_MIG_CHUNK);
@@ -209,6 +211,9 @@ static void save_live_pending(QEMUFile *f, void *opaque, uint64_t threshold,
         ask_stop_copy(m);
         m->asked_ms = now;
     }
+    if (rest > threshold) {
+        m->turn_ms = now;       /* all wait for RAM */
+    }
     left = m->stop_copy_bytes;
     if (vfio_mig_in_session(m) && m->state == VFIO_DEVICE_STATE_STOP_COPY) {
         left = m->eof ? 0 : left - MIN(left, m->session_bytes);
@@ -217,7 +222,8 @@ static void save_live_pending(QEMUFile *f, void *opaque, uint64_t threshold,
         left = MAX(left, MIN(info.dirty_bytes, INT64_MAX / 1024));
         if (info.initial_bytes && !m->drained) {
             left += MIN(info.initial_bytes, INT64_MAX / 1024);
-            left += vfio_mig_writes_unknown() ? 0 : threshold;
+            left += vfio_mig_writes_unknown() || now - m->turn_ms >= TURN_MS ?
+                    0 : threshold;
         }
     }
     trace_vfio_mig_pending(m->name, left, m->stop_copy_bytes,
@@ -236,6 +242,7 @@ static int save_live_iterate(QEMUFile *f, void *opaque)
     ssize_t ret = 0;
 
     WITH_QEMU_LOCK_GUARD(&m->lock) {
+        m->turn_ms = qemu_clock_get_ms(QEMU_CLOCK_REALTIME);
         if (!can_go_on(m, &err)) {
             ret = -ENOTSUP;
         } else if (!vfio_mig_in_session(m)) {

@@ -894,6 +894,32 @@ static void test_starved(void)
     free_env(env);
 }
 
+/* As slow, and a guest that writes the same pages all the time */
+static void test_starved_hot(void)
+{
+    FakeEnv *env = new_env(FULL "dirty 1\n");
+    QTestState *qts = fake_env_start(env, MACHINE DEVICE(0));
+    bool done = false;
+    int i;
+
+    switch_on(qts, 5, BAR);
+    fill(qts, BAR, 0x7000);
+    qtest_qmp_assert_success(qts, "{'execute': 'migrate-set-parameters', "
+                             "'arguments': {'max-bandwidth': 65536}}");
+    migrate(qts, "exec:cat >/dev/null");
+    for (i = 0; i < 4000 && !done; i++) {
+        QDict *info = query(qts);
+
+        done = g_str_equal(qdict_get_str(info, "status"), "completed");
+        qobject_unref(info);
+        qtest_memset(qts, 0x400000, i | 1, 256 * KiB);  /* never zeros */
+        g_usleep(5 * 1000);
+    }
+    g_assert_true(done);
+    qtest_quit(qts);
+    free_env(env);
+}
+
 /* Where savevm can write to; nothing else uses it */
 static void add_disk(QTestState *qts, const char *file)
 {
@@ -996,6 +1022,7 @@ int main(int argc, char **argv)
     qtest_add_func("vfio-iommufd-migrate/untracked", test_untracked);
     qtest_add_func("vfio-iommufd-migrate/stopped", test_stopped);
     qtest_add_func("vfio-iommufd-migrate/starved", test_starved);
+    qtest_add_func("vfio-iommufd-migrate/starved-hot", test_starved_hot);
     qtest_add_func("vfio-iommufd-migrate/snapshot", test_snapshot);
     return g_test_run();
 }
