@@ -894,6 +894,36 @@ static void test_starved(void)
     free_env(env);
 }
 
+/* While RAM is sent, with a return path: not failed, which it was now and then */
+static void test_cancelled(void)
+{
+    FakeEnv *env = new_env(FULL "dirty 1\n");
+    QTestState *a = fake_env_start(env, MACHINE DEVICE(0));
+    int i;
+
+    switch_on(a, 5, BAR);
+    qtest_memset(a, MiB, 0x55, 14 * MiB);
+    g_assert_true(set_capability(a, "return-path", true));
+    for (i = 0; i < 30; i++) {
+        QTestState *b = fake_env_start_heard(env, MACHINE DEVICE(1) INCOMING);
+        g_autofree char *why = NULL;
+
+        g_assert_true(set_capability(b, "return-path", true));
+        wait_at_channel(b);
+        migrate_with_limit(a, channel, 0);
+        g_usleep((10 + i % 17 * 2) * 1000);
+        qtest_qmp_assert_success(a, "{'execute': 'migrate_cancel'}");
+        why = ends(a, "cancelled");
+        qtest_set_expected_status(b, 1);
+        while (qtest_probe_child(b)) {
+            g_usleep(5 * 1000);
+        }
+        qtest_quit(b);
+    }
+    qtest_quit(a);
+    free_env(env);
+}
+
 /* As slow, and a guest that writes the same pages all the time */
 static void test_starved_hot(void)
 {
@@ -1021,6 +1051,7 @@ int main(int argc, char **argv)
                    test_reset_meanwhile);
     qtest_add_func("vfio-iommufd-migrate/untracked", test_untracked);
     qtest_add_func("vfio-iommufd-migrate/stopped", test_stopped);
+    qtest_add_func("vfio-iommufd-migrate/cancelled", test_cancelled);
     qtest_add_func("vfio-iommufd-migrate/starved", test_starved);
     qtest_add_func("vfio-iommufd-migrate/starved-hot", test_starved_hot);
     qtest_add_func("vfio-iommufd-migrate/snapshot", test_snapshot);
