@@ -517,8 +517,8 @@ bool vfio_giommu_suits(VFIOIOAS *ioas, Error **errp);
 /**
  * vfio_ioas_start_dynamic - listen to the source of the section, map its pieces
  * vfio_ioas_stop_dynamic - the reverse, with everything unmapped
- * vfio_ioas_retry_failed - when the VM starts: map what an earlier attempt could
- * not, and what was not there while the VM stood still
+ * vfio_ioas_retry_failed - when the VM starts: map what an earlier attempt
+ * could not, and what was not there while the VM stood still
  * vfio_ioas_loaded - map what guest IOMMUs map whose state was loaded
  *
  * The last two change nothing about what is mapped: devices may use it.  A

@@ -35,7 +35,7 @@
 #include "trace.h"
 
 #define ASK_MS 100              /* the least time between two useless answers */
-#define TURN_MS 1000            /* a device that may not send has waited enough */
+#define TURN_MS 1000            /* a device that may not send waits so long */
 
 /* What enable-migration=on accepts */
 #define UNKNOWN_WRITES \

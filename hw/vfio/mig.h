@@ -58,7 +58,7 @@ typedef struct VFIOMig {
     int data_fd;                /* of the session, or -1 */
     bool saving;                /* between save_setup and save_cleanup */
     int64_t asked_ms;           /* when @stop_copy_bytes was */
-    int64_t turn_ms;            /* when it was asked to send, or RAM had to be */
+    int64_t turn_ms;            /* when it was last asked to send, or RAM was */
     bool save_failed;
     bool drained;               /* PRE_COPY: nothing to read at the moment */
     bool eof;                   /* STOP_COPY: everything was read */

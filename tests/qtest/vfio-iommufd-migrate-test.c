@@ -894,7 +894,7 @@ static void test_starved(void)
     free_env(env);
 }
 
-/* While RAM is sent, with a return path: not failed, which it was now and then */
+/* While RAM is sent, with a return path: now and then it was a failure */
 static void test_cancelled(void)
 {
     FakeEnv *env = new_env(FULL "dirty 1\n");
@@ -905,7 +905,8 @@ static void test_cancelled(void)
     qtest_memset(a, MiB, 0x55, 14 * MiB);
     g_assert_true(set_capability(a, "return-path", true));
     for (i = 0; i < 30; i++) {
-        QTestState *b = fake_env_start_heard(env, MACHINE DEVICE(1) INCOMING);
+        QTestState *b = fake_env_start_heard(env, MACHINE DEVICE(1)
+                                             INCOMING);
         g_autofree char *why = NULL;
 
         g_assert_true(set_capability(b, "return-path", true));
