@@ -108,6 +108,17 @@ def stuck(pid):
             print('# stuck:', task, stat[0], 'CPU', stat[36], *at, flush=True)
 
 
+def ends(proc, seconds):
+    """Where one is that does not, and what the kernel thinks of it (console.log)."""
+    try:
+        return proc.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        stuck(proc.pid)
+        for what in 'wlt':      # who is blocked, what the CPUs do, all others, and workqueues
+            write('/proc/sysrq-trigger', what)
+        raise
+
+
 def read(path):
     with open(path) as f:
         return f.read()
@@ -369,7 +380,7 @@ class Guest:
     def __exit__(self, kind, value, tb):
         if self.proc.poll() is None:
             self.proc.kill()
-            self.proc.wait()
+            ends(self.proc, 60)
         told(self.messages())
         if kind:
             value_dir = f'{self.keep}/failed-{os.path.basename(self.dir)}'
@@ -456,7 +467,7 @@ class Guest:
     def poweroff(self, seconds=60):
         """Power off from within the guest; QEMU must end, with status 0."""
         self.agent.sendall(b'poweroff -f\n')
-        self.proc.wait(timeout=seconds)
+        ends(self.proc, seconds)
         equal(self.proc.returncode, 0, 'status of QEMU')
 
     def descriptors(self):
