@@ -209,7 +209,7 @@ static void vfio_giommu_map(VFIOIOASSection *s, IOMMUTLBEntry *iotlb,
                             DMAMap *piece)
 {
     hwaddr len = iotlb->addr_mask + 1, offset;
-    bool discards = false, whole;
+    bool discards = false, whole, missing;
     MemoryRegion *mr = address_space_translate(&address_space_memory,
                                                iotlb->translated_addr, &offset,
                                                &len, iotlb->perm & IOMMU_WO,
@@ -225,8 +225,11 @@ static void vfio_giommu_map(VFIOIOASSection *s, IOMMUTLBEntry *iotlb,
             return;
         }
     }
-    if ((!whole && s->early) || ((!whole || discards) &&
-        !memory_get_xlat_addr(iotlb, NULL, NULL, NULL, &discards))) {
+    missing = !whole && s->early;
+    if (!missing && (!whole || discards)) {
+        missing = !memory_get_xlat_addr(iotlb, NULL, NULL, NULL, &discards);
+    }
+    if (missing) {
         /* In a replay it may be what other memory was mapped at */
         vfio_piece_unmap_or_report(s, piece->iova, piece->iova + piece->size);
         return;
