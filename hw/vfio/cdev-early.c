@@ -104,6 +104,7 @@ static void vfio_early_machine_done(Notifier *n, void *opaque)
     QLIST_FOREACH_SAFE(e, &vfio_early, next, tmp) {
         vfio_early_drop(e);
     }
+    vfio_ioas_end_early();
 }
 
 static Notifier vfio_early_notifier = { .notify = vfio_early_machine_done };
@@ -268,6 +269,7 @@ static void vfio_early_begin(const QDict *options)
     user = g_strdup_printf("device '%s'", id ?: sysfsdev);
     iommufd_backend_get(e->be, &e->user, user);
     QLIST_INSERT_HEAD(&vfio_early, e, next);
+    vfio_ioas_fill_early(e->be);
     e->thread = vfio_thread_try_new("vfio-early", vfio_early_bind, e);
     if (!e->thread) {
         vfio_early_bind(e);

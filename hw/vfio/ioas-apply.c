@@ -43,14 +43,10 @@
 #include "qapi/error.h"
 #include "qemu/error-report.h"
 #include "qemu/main-loop.h"
-#include "qemu/units.h"
 #include "hw/core/cpu.h"
 #include "sysemu/runstate.h"
 #include "sysemu/sysemu.h"
 #include "trace.h"
-
-/* Above what firmware switches (map-planner.c), below what takes long */
-#define BIG (32 * MiB)
 
 #define RANGE(array, i) g_array_index(array, VFIOMapRange, i)
 
@@ -139,7 +135,7 @@ static uint64_t vfio_range_bytes(const VFIOMapRange *r)
 static bool vfio_ioas_is_big(VFIOIOAS *ioas, const VFIOMapRange *r)
 {
     return (ioas->pinning || ioas->base) && !r->readonly &&
-           r->last - r->iova >= BIG - 1;
+           r->last - r->iova >= VFIO_IOAS_BIG - 1;
 }
 
 /* The first of @pending that is big, or NULL */
@@ -173,6 +169,21 @@ static void vfio_ioas_filled_more(void *opaque)
     qemu_bh_schedule(ioas->filled);
 }
 
+VFIOPrefaultRange vfio_ioas_fill_range(uint64_t vaddr, uint64_t size, bool cold)
+{
+    ram_addr_t offset;
+    RAMBlock *rb = qemu_ram_block_from_host((void *)(uintptr_t)vaddr, false,
+                                            &offset);
+
+    return (VFIOPrefaultRange) {
+        .vaddr = vaddr,
+        .size = size,
+        .page_size = rb ? qemu_ram_pagesize(rb) : 1,
+        .anonymous = cold && rb && qemu_ram_is_migratable(rb) &&
+                     qemu_ram_get_fd(rb) < 0 && !qemu_ram_is_shared(rb),
+    };
+}
+
 /*
  * Let the threads fill what is big of @pending, and nothing else: go on, or
  * stop and, if @start, begin.
@@ -186,16 +197,8 @@ static void vfio_ioas_prefault(VFIOIOAS *ioas, bool start)
         const VFIOMapRange *r = &RANGE(ioas->pending, i);
 
         if (vfio_ioas_is_big(ioas, r)) {
-            ram_addr_t offset;
-            RAMBlock *rb = qemu_ram_block_from_host(
-                (void *)(uintptr_t)r->vaddr, false, &offset);
-            VFIOPrefaultRange fill = {
-                .vaddr = r->vaddr,
-                .size = vfio_range_bytes(r),
-                .page_size = rb ? qemu_ram_pagesize(rb) : 1,
-                .anonymous = ioas->cold && rb && qemu_ram_is_migratable(rb) &&
-                             qemu_ram_get_fd(rb) < 0 && !qemu_ram_is_shared(rb),
-            };
+            VFIOPrefaultRange fill = vfio_ioas_fill_range(
+                r->vaddr, vfio_range_bytes(r), ioas->cold);
 
             g_array_append_val(big, fill);
         }
@@ -264,6 +267,7 @@ static void vfio_ioas_take_filled(void *opaque)
         vfio_ioas_stop_prefault(ioas);
     }
     if (!ioas->prefault) {
+        ioas->cold = false;
         notifier_list_notify(&ioas->ready, ioas);
     }
 }
@@ -283,6 +287,7 @@ static void vfio_ioas_map_pending(VFIOIOAS *ioas)
         vfio_ioas_apply_map(ioas, &RANGE(pending, i));
     }
     vfio_ioas_stop_prefault(ioas);
+    ioas->cold = false;
 }
 
 /* What is pending and will fail for sure fails now */

@@ -300,6 +300,7 @@ static void vfio_ioas_block_removed(RAMBlockNotifier *n, void *host,
 
 bool vfio_ioas_listen(VFIOIOAS *ioas, Error **errp)
 {
+    vfio_ioas_end_early();
     ioas->sections = g_ptr_array_new();
     vfio_ioas_start_ram(ioas);
     vfio_ioas_start_bars(ioas);

@@ -14,6 +14,7 @@
  *   ioas-base.c      memory that one IOAS pins and others copy
  *   ioas-listener.c  the MemoryListener: sections come and go
  *   ioas-apply.c     RAM: plan and apply, now or in the background
+ *   ioas-early.c     RAM: filled while the machine is made
  *   ioas-fail.c      what cannot be mapped: words and consequences
  *   ioas-bar.c       BARs of assigned devices, for DMA of the others
  *   ioas-dynamic.c   sections whose content comes and goes piece by piece;
@@ -30,6 +31,7 @@
 #include "exec/memory.h"
 #include "exec/ramlist.h"
 #include "qemu/queue.h"
+#include "qemu/units.h"
 #include "sysemu/iommufd.h"
 #include "sysemu/runstate.h"
 #include "qemu/notify.h"
@@ -48,6 +50,12 @@ typedef struct VFIOFailedMap {
 } VFIOFailedMap;
 
 #define VFIO_FAILED_MAPS 8
+
+/*
+ * Bytes, of RAM that threads fill before it is mapped: above what firmware
+ * switches (map-planner.c), below what takes long
+ */
+#define VFIO_IOAS_BIG (32 * MiB)
 
 /* A hardware page table over the IOAS, shared by devices that can */
 typedef struct VFIOHWPT {
@@ -159,7 +167,7 @@ struct VFIOIOAS {
     RAMBlockNotifier blocks;
     bool listening;             /* registered: failures come late from now */
     bool dying;                 /* mappings go away with the kernel's IOAS */
-    bool cold;                  /* from the start: no RAM can be poisoned */
+    bool cold;                  /* until RAM is mapped: none is poisoned */
     bool changed;               /* sections came or went since the commit */
     bool incomplete;            /* guest RAM is missing: the VM is stopped */
     Error *setup_error;         /* first failure before @listening */
@@ -305,6 +313,18 @@ void vfio_ioas_del_writer(VFIOIOAS *ioas, VFIOWriter *writer);
  */
 VFIODirtyBy vfio_ioas_dirty_by(const VFIOWriter *writer);
 
+/**
+ * vfio_ioas_fill_early - a device will be attached when the machine is there
+ * @be: to this one, which says by how many threads, or not to do it at all
+ *
+ * From now on RAM that is put into system memory is filled: a head start that
+ * maps and reports nothing, and leaves one CPU of several alone.  Its end is
+ * when the first IOAS listens, or vfio_ioas_end_early(), which may be called
+ * twice.
+ */
+void vfio_ioas_fill_early(IOMMUFDBackend *be);
+void vfio_ioas_end_early(void);
+
 /* Among the parts of the address-space side */
 
 /* All there are */
@@ -428,6 +448,13 @@ void vfio_ioas_unlisten(VFIOIOAS *ioas);
 void vfio_ioas_start_ram(VFIOIOAS *ioas);
 void vfio_ioas_stop_ram(VFIOIOAS *ioas);
 bool vfio_ioas_apply_ram(VFIOIOAS *ioas);
+
+/**
+ * vfio_ioas_fill_range - how to fill memory of a RAM block
+ * @cold: it is as it was allocated, so no page of it can be poisoned
+ */
+VFIOPrefaultRange vfio_ioas_fill_range(uint64_t vaddr, uint64_t size,
+                                       bool cold);
 
 /**
  * vfio_ioas_map_missing - a device joins a base that may not map everything

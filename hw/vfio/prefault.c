@@ -22,12 +22,13 @@
  * less nice again, so whoever waits gets new ones that are not.  Not
  * SCHED_IDLE: on a busy host a thread that holds mmap_lock has to get on.
  *
- * Where it can be, a piece is touched by its first byte before: a fault takes
- * the lock of the one mapping it is in (Linux 6.4), madvise() takes mmap_lock,
- * for which the main thread would wait at each brk() and mmap().  So a huge
- * page is filled without it, and madvise() finds nothing left to do.  Not in
- * memory that may have gone bad (ioas-apply.c): the touch would be the end of
- * the process, where madvise() answers EHWPOISON.
+ * Where it can be, a piece is touched instead: a fault takes the lock of the
+ * one mapping it is in (Linux 6.4), madvise() takes mmap_lock, for which the
+ * main thread would wait at each brk() and mmap().  If the first touch
+ * brought all of the piece (a huge page), madvise() sees to what was there
+ * before, and finds nothing left to do.  Not in memory that may have gone bad
+ * (ioas-apply.c): the touch would be the end of the process, where madvise()
+ * answers EHWPOISON.
  */
 
 #include "qemu/osdep.h"
@@ -92,16 +93,46 @@ static int vfio_prefault_take(VFIOPrefault *p, uint64_t *vaddr, uint64_t *size)
     return range;
 }
 
+#ifdef HOST_X86_64
+static bool vfio_prefault_is_there(uint64_t vaddr)
+{
+    uint64_t page = QEMU_ALIGN_DOWN(vaddr, qemu_real_host_page_size());
+    unsigned char there = 0;
+
+    return !mincore((void *)(uintptr_t)page, 1, &there) && there & 1;
+}
+
+/*
+ * The byte keeps its value, whoever writes beside us.  Elsewhere the CPU may
+ * tell of a read first, and the kernel map the page of zeroes.
+ */
+static void vfio_prefault_touch(uint64_t vaddr)
+{
+    qatomic_cmpxchg((uint8_t *)(uintptr_t)vaddr, 0, 0);
+}
+
+/* False if there was something, so that this did not see what is missing */
+static bool vfio_prefault_touched(uint64_t vaddr, uint64_t size)
+{
+    uint64_t end = vaddr + size;
+
+    vfio_prefault_touch(vaddr);
+    if (vfio_prefault_is_there(end - 1)) {
+        return false;           /* a huge page */
+    }
+    while ((vaddr += qemu_real_host_page_size()) < end) {
+        vfio_prefault_touch(vaddr);
+    }
+    return true;
+}
+#endif
+
 static void vfio_prefault_piece(const VFIOPrefaultRange *r, uint64_t vaddr,
                                 uint64_t size)
 {
 #ifdef HOST_X86_64
-    /*
-     * The byte keeps its value, whoever writes beside us.  Elsewhere the CPU
-     * may tell of a read first, and the kernel map the page of zeroes.
-     */
-    if (r->anonymous) {
-        qatomic_cmpxchg((uint8_t *)(uintptr_t)vaddr, 0, 0);
+    if (r->anonymous && vfio_prefault_touched(vaddr, size)) {
+        return;
     }
 #endif
     madvise((void *)(uintptr_t)vaddr, size, MADV_POPULATE_WRITE);
@@ -118,6 +149,13 @@ static bool vfio_prefault_done(VFIOPrefault *p, int range, uint64_t size)
         p->filled++;
     }
     return p->filled > before;
+}
+
+static void vfio_prefault_notify(VFIOPrefault *p)
+{
+    if (p->notify) {
+        p->notify(p->opaque);
+    }
 }
 
 static void vfio_prefault_work(VFIOPrefault *p, bool nice)
@@ -139,7 +177,7 @@ static void vfio_prefault_work(VFIOPrefault *p, bool nice)
         if (grown) {
             qemu_cond_broadcast(&p->grown);
             qemu_mutex_unlock(&p->lock);
-            p->notify(p->opaque);
+            vfio_prefault_notify(p);
             qemu_mutex_lock(&p->lock);
         }
     }
@@ -217,7 +255,7 @@ VFIOPrefault *vfio_prefault_start(const GArray *ranges, unsigned threads,
             p->bytes += g_array_index(ranges, VFIOPrefaultRange, i).size;
         }
         p->filled = p->next = ranges->len;
-        notify(opaque);
+        vfio_prefault_notify(p);
     }
     return p;
 }

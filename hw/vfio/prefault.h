@@ -36,7 +36,7 @@ GThread *vfio_thread_try_new(const char *name, GThreadFunc func, void *opaque);
  * @ranges: GArray of VFIOPrefaultRange, copied; filled in this order
  * @threads: how many, at least 1; nice ones, see vfio_prefault_hurry()
  * @notify: called in one of the threads, without locks, after
- *          vfio_prefault_filled() has grown
+ *          vfio_prefault_filled() has grown; or NULL
  *
  * If the host gives no thread at all, every range counts as filled at once
  * (@notify is called before this returns): the map then does the touching.

@@ -15,6 +15,7 @@
 #define BDF1    "0000:65:00.1"
 #define PC      "-machine pc -m 64 -nodefaults -object iommufd,id=iommufd0 "
 #define DEVICE  "-device vfio-pci,iommufd=iommufd0,"
+#define DEVICE0 " -object iommufd,id=iommufd0 " DEVICE "host=" BDF0
 #define OPEN0   "open /dev/vfio/devices/vfio0 = "
 #define OPEN1   "open /dev/vfio/devices/vfio1 = "
 #define GONE0   "gone /dev/vfio/devices/vfio0 mapped=0\n"
@@ -153,6 +154,64 @@ static void test_empty(void)
     fake_env_free(env);
 }
 
+typedef struct FillRow {
+    const char *name, *control, *args;
+    unsigned ranges;            /* of RAM that is filled early */
+    const char *sysfs;
+} FillRow;
+
+static const FillRow fill_rows[] = {
+    { "one", "", "-machine pc -m 64" DEVICE0, 1 },
+    { "split", "", "-machine pc,max-ram-below-4g=64M -m 128" DEVICE0, 2 },
+    { "numa", "", "-machine pc -m 128 "
+      "-object memory-backend-ram,id=m0,size=64M -numa node,memdev=m0 "
+      "-object memory-backend-memfd,id=m1,size=64M -numa node,memdev=m1"
+      DEVICE0, 2 },
+    { "dimm", "", "-machine pc -m 64,slots=1,maxmem=256M "
+      "-object memory-backend-ram,id=m0,size=64M "
+      "-device pc-dimm,memdev=m0" DEVICE0, 2 },
+    { "virtio-mem", "", "-machine pc -m 64,maxmem=256M "
+      "-object memory-backend-ram,id=m0,size=128M "
+      "-device virtio-mem-pci,memdev=m0" DEVICE0, 1 },
+    { "small", "", "-machine pc -m 31" DEVICE0, 0 },
+    { "off", "", "-machine pc -m 64 -object iommufd,id=iommufd0,"
+      "map-background=off " DEVICE "host=" BDF0, 0 },
+    { "mdev", "mdev 0", "-machine pc -m 64" DEVICE0, 0,
+      "rm subsystem; ln -s ../../../mdev subsystem" },
+};
+
+/* RAM is filled while the machine is made, where it will all be pinned */
+static void test_fill(const void *data)
+{
+    const FillRow *row = data;
+    FakeEnv *env = fake_env_new();
+    g_autofree char *args = g_strconcat(
+        "-nodefaults -trace vfio_ioas_early ", row->args, NULL);
+    g_autofree char *want = g_strdup_printf("vfio_ioas_early ranges=%u filled=",
+                                            row->ranges);
+    g_autofree char *control = g_strconcat("slow 0\n", row->control, NULL);
+    g_autofree char *said = NULL;
+    const char *last;
+    QTestState *qts;
+
+    fake_env_control(env, control);
+    if (row->sysfs) {
+        fake_env_sysfs(env, BDF0, row->sysfs);
+    }
+    qts = fake_env_start_heard(env, args);
+    said = fake_env_said(env);
+    g_test_message("said: %s", said);
+    last = g_strrstr(said, "vfio_ioas_early ");
+    g_assert_cmpint(!!last, ==, !!row->ranges);
+    if (last) {
+        g_assert_true(g_str_has_prefix(last, want));
+        /* Of the last ranges perhaps nothing, if the machine is slow */
+        g_assert_true(g_regex_match_simple("filled=0x[1-9a-f]", said, 0, 0));
+    }
+    qtest_quit(qts);
+    fake_env_free(env);
+}
+
 int main(int argc, char **argv)
 {
     unsigned i;
@@ -163,6 +222,12 @@ int main(int argc, char **argv)
                                                 rows[i].name);
 
         qtest_add_data_func(path, &rows[i], test_row);
+    }
+    for (i = 0; i < ARRAY_SIZE(fill_rows); i++) {
+        g_autofree char *path = g_strdup_printf("vfio-iommufd/early/fill/%s",
+                                                fill_rows[i].name);
+
+        qtest_add_data_func(path, &fill_rows[i], test_fill);
     }
     qtest_add_func("vfio-iommufd/early/fails", test_fails);
     qtest_add_func("vfio-iommufd/early/same", test_same);

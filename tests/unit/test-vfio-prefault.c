@@ -69,6 +69,8 @@ static void test_fills(const void *data)
     madvise(p, 4 * SIZE, MADV_NOHUGEPAGE);
     notified = 0;
     p[SIZE + page] = 'x';
+    p[SIZE + 9 * page] = 'y';
+    p[2 * SIZE - 1] = 'z';      /* of the last piece this is all there is */
     add(ranges, p + SIZE + page, SIZE - page);
     add(ranges, p + 3 * SIZE, page);
     f = vfio_prefault_start(ranges, threads, notify, &notified);
@@ -85,6 +87,8 @@ static void test_fills(const void *data)
     g_assert_cmpuint(resident(p + 2 * SIZE, SIZE), ==, 0);
     g_assert_cmpuint(resident(p + 3 * SIZE, SIZE), ==, page);
     g_assert_cmpint(p[SIZE + page], ==, 'x');
+    g_assert_cmpint(p[SIZE + 9 * page], ==, 'y');
+    g_assert_cmpint(p[2 * SIZE - 1], ==, 'z');
     munmap(p, 4 * SIZE);
 }
 
@@ -118,7 +122,7 @@ static void test_stop(void)
     VFIOPrefault *f;
 
     add(ranges, p, size);
-    f = vfio_prefault_start(ranges, 2, notify, &notified);
+    f = vfio_prefault_start(ranges, 2, NULL, NULL);
     while (!(bytes = vfio_prefault_bytes(f))) {
         g_usleep(100);
     }
