@@ -894,11 +894,31 @@ static void test_starved(void)
     free_env(env);
 }
 
+/* Below the stacks of threads, of the only QEMU that runs */
+static unsigned guard_pages(void)
+{
+    g_autofree char *children = g_strdup_printf("/proc/self/task/%d/children",
+                                                getpid());
+    g_autofree char *pids = NULL;
+    g_autofree char *file = NULL;
+    g_autofree char *maps = NULL;
+    unsigned n;
+
+    g_assert_true(g_file_get_contents(children, &pids, NULL, NULL));
+    g_assert_null(strchr(g_strstrip(pids), ' '));
+    file = g_strdup_printf("/proc/%s/maps", pids);
+    g_assert_true(g_file_get_contents(file, &maps, NULL, NULL));
+    n = fake_env_count(maps, " ---p ");
+    g_assert_cmpuint(n, >, 3);  /* or they cannot be seen this way */
+    return n;
+}
+
 /* While RAM is sent, with a return path: now and then it was a failure */
 static void test_cancelled(void)
 {
     FakeEnv *env = new_env(FULL "dirty 1\n");
     QTestState *a = fake_env_start(env, MACHINE DEVICE(0));
+    unsigned before = guard_pages();
     int i;
 
     switch_on(a, 5, BAR);
@@ -921,6 +941,8 @@ static void test_cancelled(void)
         }
         qtest_quit(b);
     }
+    /* Nor does a thread stay, or its stack */
+    g_assert_cmpuint(guard_pages(), <, before + 10);
     qtest_quit(a);
     free_env(env);
 }
