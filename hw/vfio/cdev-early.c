@@ -15,9 +15,10 @@
  * line are there is closed.
  *
  * It is done for what is plain: one of host=, sysfsdev= and fd= by number, in
- * an IOMMU group that no device before it uses as a group.  With anything
- * else, or if a step before BIND fails, realize does it all and says what is
- * wrong.  If BIND fails, realize is given the errno.
+ * an IOMMU group that no device before it uses as a group, and no -global that
+ * could say more of it (a descriptor is bound once, with the token or without).
+ * With anything else, or if a step before BIND fails, realize does it all and
+ * says what is wrong.  If BIND fails, realize is given the errno.
  *
  * A thread makes one ioctl and touches nothing else; the rest has the BQL.
  *
@@ -34,7 +35,9 @@
 #include "prefault.h"
 #include "qapi/qmp/qnum.h"
 #include "qapi/qmp/qstring.h"
+#include "qemu/config-file.h"
 #include "qemu/cutils.h"
+#include "qemu/option.h"
 #include "sysemu/sysemu.h"
 #include "trace.h"
 
@@ -123,17 +126,9 @@ static VFIOEarly *vfio_early_find(dev_t rdev)
 
 bool vfio_early_take(VFIOCdev *cdev, int *ret)
 {
-    VFIOPassedFD *passed = cdev->vbasedev->passed;
     VFIOEarly *e = vfio_early_find(cdev->rdev);
 
     if (!e) {
-        return false;
-    }
-    /* Options that it has from elsewhere (-global) may say something else */
-    if (e->be != cdev->be || e->passed != !!passed ||
-        (passed && passed->fd != e->fd) ||
-        !qemu_uuid_is_null(&cdev->vbasedev->vf_token)) {
-        vfio_early_drop(e);
         return false;
     }
     vfio_early_end(e);
@@ -209,6 +204,17 @@ static void vfio_early_note_group(const QDict *options)
     }
 }
 
+/* For qemu_opts_foreach(): does this -global say which device, and how? */
+static int vfio_early_global(void *opaque, QemuOpts *opts, Error **errp)
+{
+    static const char *const names[] = {
+        "iommufd", "host", "sysfsdev", "fd", "vf-token", NULL
+    };
+    const char *property = qemu_opt_get(opts, "property");
+
+    return property && g_strv_contains(names, property);
+}
+
 static void vfio_early_begin(const QDict *options)
 {
     const char *id = qdict_get_try_str(options, "id");
@@ -229,7 +235,9 @@ static void vfio_early_begin(const QDict *options)
     }
     /* A primary of a failover waits for the guest to ask for it */
     if (qdict_haskey(options, "failover_pair_id") ||
-        qdict_haskey(options, "vf-token")) {
+        qdict_haskey(options, "vf-token") ||
+        qemu_opts_foreach(qemu_find_opts("global"), vfio_early_global, NULL,
+                          NULL)) {
         return;
     }
     be = object_resolve_path_type(iommufd, TYPE_IOMMUFD_BACKEND, NULL);

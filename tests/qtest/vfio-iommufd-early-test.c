@@ -45,15 +45,22 @@ static const Row rows[] = {
       "\"" BDF1 "\",\"iommufd\":\"iommufd0\"}'", true, 1, 1, 2 },
     { "nohotplug", "", DEVICE "host=" BDF0 " -device vfio-pci-nohotplug,"
       "iommufd=iommufd0,host=" BDF1, true, 1, 1, 2 },
+    /* Nor is what a -global may say more of */
     { "token-is-not-plain", "vf-token 1 2ab74924c33545f49b168569e5b08258",
       DEVICE "host=" BDF0 " " DEVICE "vf-token=" TOKEN ",host=" BDF1, false,
       1, 1, 2 },
-    /* What -global says is not seen early, so it is done again */
     { "global-token", "vf-token 0 2ab74924c33545f49b168569e5b08258",
       "-global vfio-pci.vf-token=" TOKEN " " DEVICE "host=" BDF0, true,
-      2, 0, 2, 1 },
+      1, 0, 1, 0 },
+    { "global-token-of-nohotplug",
+      "vf-token 0 2ab74924c33545f49b168569e5b08258",
+      "-global driver=vfio-pci,property=vf-token,value=" TOKEN " "
+      "-device vfio-pci-nohotplug,iommufd=iommufd0,host=" BDF0, true,
+      1, 0, 1, 0 },
     { "global-device", "", "-global vfio-pci.sysfsdev=/sys/bus/pci/devices/"
-      BDF1 " " DEVICE "host=" BDF0, true, 1, 1, 2, 1 },
+      BDF1 " " DEVICE "host=" BDF0, true, 0, 1, 1, 0 },
+    { "global-other", "", "-global vfio-pci.x-no-kvm-intx=on "
+      DEVICE "host=" BDF0, true, 1, 0, 1, 0 },
 };
 
 static void test_row(const void *data)
@@ -77,6 +84,26 @@ static void test_row(const void *data)
     g_assert_cmpuint(fake_env_count(log, OPEN1), ==, row->open1);
     g_assert_cmpuint(fake_env_count(log, BIND), ==, row->bind);
     g_assert_cmpuint(fake_env_count(log, GONE0), ==, row->gone0);
+    qtest_quit(qts);
+    fake_env_free(env);
+}
+
+/* A passed descriptor can be bound once: not without the token */
+static void test_global_token_passed(void)
+{
+    FakeEnv *env = fake_env_new();
+    int fd = memfd_create("fake-vfio0", 0);
+    g_autofree char *args =
+        g_strdup_printf(PC "-global vfio-pci.vf-token=" TOKEN " "
+                        DEVICE "fd=%d", fd);
+    g_autofree char *log = NULL;
+    QTestState *qts;
+
+    fake_env_control(env, "vf-token 0 2ab74924c33545f49b168569e5b08258");
+    qts = fake_env_start(env, args);
+    close(fd);
+    log = fake_env_take_log(env);
+    g_assert_cmpuint(fake_env_count(log, BIND), ==, 1);
     qtest_quit(qts);
     fake_env_free(env);
 }
@@ -229,6 +256,8 @@ int main(int argc, char **argv)
 
         qtest_add_data_func(path, &fill_rows[i], test_fill);
     }
+    qtest_add_func("vfio-iommufd/early/global-token-passed",
+                   test_global_token_passed);
     qtest_add_func("vfio-iommufd/early/fails", test_fails);
     qtest_add_func("vfio-iommufd/early/same", test_same);
     qtest_add_func("vfio-iommufd/early/group", test_group);
