@@ -36,11 +36,9 @@ static struct {
 
 static bool vfio_ioas_early_wants(const MemoryRegionSection *section)
 {
-    MemoryRegion *mr = section->mr;
-
-    return memory_region_is_ram(mr) && !memory_region_is_ram_device(mr) &&
-           !memory_region_is_protected(mr) &&
-           !memory_region_has_ram_discard_manager(mr) && !section->readonly &&
+    return !vfio_ioas_ignores(section) &&
+           vfio_ioas_section_kind(section->mr) == VFIO_SECTION_RAM &&
+           !section->readonly &&
            int128_ge(section->size, int128_make64(VFIO_IOAS_BIG));
 }
 

@@ -128,13 +128,25 @@ static void vfio_ioas_vm_state_changed(void *opaque, bool running,
 
 /* Sections come and go */
 
-static bool vfio_ioas_ignores(const MemoryRegionSection *section)
+bool vfio_ioas_ignores(const MemoryRegionSection *section)
 {
     return (!memory_region_is_ram(section->mr) &&
             !memory_region_is_iommu(section->mr)) ||
            memory_region_is_protected(section->mr) ||
            /* A 64-bit BAR that is being sized, which nobody means to reach */
            section->offset_within_address_space >> 63;
+}
+
+VFIOSectionKind vfio_ioas_section_kind(MemoryRegion *mr)
+{
+    if (memory_region_is_iommu(mr)) {
+        return VFIO_SECTION_IOMMU;
+    }
+    if (memory_region_is_ram_device(mr)) {
+        return VFIO_SECTION_BAR;
+    }
+    return memory_region_has_ram_discard_manager(mr) ? VFIO_SECTION_DISCARD
+                                                     : VFIO_SECTION_RAM;
 }
 
 /* The host-page aligned inside of the section; false if there is none */
@@ -208,13 +220,8 @@ static void vfio_ioas_region_add(MemoryListener *listener,
     s->told_iova = section->offset_within_address_space;
     s->told_size = section->size;
     s->range = range;
-    if (memory_region_is_iommu(s->mr)) {
-        s->kind = VFIO_SECTION_IOMMU;
-    } else if (memory_region_is_ram_device(s->mr)) {
-        s->kind = VFIO_SECTION_BAR;
-    } else {
-        s->kind = memory_region_has_ram_discard_manager(s->mr) ?
-                  VFIO_SECTION_DISCARD : VFIO_SECTION_RAM;
+    s->kind = vfio_ioas_section_kind(s->mr);
+    if (s->kind == VFIO_SECTION_RAM || s->kind == VFIO_SECTION_DISCARD) {
         s->range.vaddr = (uintptr_t)memory_region_get_ram_ptr(s->mr) +
                          s->offset_within_region +
                          (range.iova - s->told_iova);

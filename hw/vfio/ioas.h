@@ -432,6 +432,13 @@ void vfio_ioas_note_failed(VFIOIOAS *ioas, const char *region,
 void vfio_ioas_forget_failed(VFIOIOAS *ioas);
 
 /**
+ * vfio_ioas_ignores - is the section none of the IOMMU's business?
+ * vfio_ioas_section_kind - what is done with one of @mr that is
+ */
+bool vfio_ioas_ignores(const MemoryRegionSection *section);
+VFIOSectionKind vfio_ioas_section_kind(MemoryRegion *mr);
+
+/**
  * vfio_ioas_listen - register the MemoryListener and map what it tells
  * vfio_ioas_unlisten - the reverse; RAM stays mapped until the IOAS is freed
  */
