@@ -45,10 +45,10 @@ static const Row rows[] = {
       "\"" BDF1 "\",\"iommufd\":\"iommufd0\"}'", true, 1, 1, 2 },
     { "nohotplug", "", DEVICE "host=" BDF0 " -device vfio-pci-nohotplug,"
       "iommufd=iommufd0,host=" BDF1, true, 1, 1, 2 },
-    /* Nor is what a -global may say more of */
     { "token-is-not-plain", "vf-token 1 2ab74924c33545f49b168569e5b08258",
       DEVICE "host=" BDF0 " " DEVICE "vf-token=" TOKEN ",host=" BDF1, false,
       1, 1, 2 },
+    /* Nor is what a -global may say more of */
     { "global-token", "vf-token 0 2ab74924c33545f49b168569e5b08258",
       "-global vfio-pci.vf-token=" TOKEN " " DEVICE "host=" BDF0, true,
       1, 0, 1, 0 },
@@ -60,7 +60,7 @@ static const Row rows[] = {
     { "global-device", "", "-global vfio-pci.sysfsdev=/sys/bus/pci/devices/"
       BDF1 " " DEVICE "host=" BDF0, true, 0, 1, 1, 0 },
     { "global-other", "", "-global vfio-pci.x-no-kvm-intx=on "
-      DEVICE "host=" BDF0, true, 1, 0, 1, 0 },
+      DEVICE "host=" BDF0 " " DEVICE "host=" BDF1, true, 1, 1, 2 },
 };
 
 static void test_row(const void *data)
